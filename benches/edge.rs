@@ -1,5 +1,5 @@
-//! Finds and heartbeats through a gateway: answered by control planes, and by the gateway itself, beside a
-//! bare handler that sends as many bytes.
+//! Finds and heartbeats: at a control plane, through a gateway that forwards them, and answered by the gateway
+//! itself, beside a bare handler that sends as many bytes.
 //!
 //! etcd, NATS, a control plane, a gateway and the clients run on the same machine over loopback. The CPU of
 //! each program is counted by itself, so that the figures hold where the machine is busy; the throughput is
@@ -39,11 +39,12 @@ async fn main() -> Result<()> {
 }
 
 async fn finds(report: &Report, length: Duration) -> Result<()> {
-    for (name, reads, polls, confirm) in [
-        ("forwarded", "false", "60s", "true"),
-        ("from its state", "true", "60s", "true"),
-        ("from its state, clients not followed", "true", "0s", "true"),
-        ("from its state, not confirmed", "true", "60s", "false"),
+    for (name, direct, reads, polls, confirm) in [
+        ("at a control plane", true, "false", "60s", "true"),
+        ("forwarded", false, "false", "60s", "true"),
+        ("from its state", false, "true", "60s", "true"),
+        ("from its state, clients not followed", false, "true", "0s", "true"),
+        ("from its state, not confirmed", false, "true", "60s", "false"),
     ] {
         let plan = World::with()
             .gateway_flag("--edge-reads", reads)
@@ -63,12 +64,13 @@ async fn finds(report: &Report, length: Duration) -> Result<()> {
                 format!("/v4/default/registry/instances?appId=shop&serviceName={provider}&version=0%2B"),
             ));
         }
-        let mut bench =
-            Bench { world, clients: CLIENTS, consumer: format!("X-ConsumerId: {consumer}\r\n"), length };
+        let server = if direct { world.control_planes[0].api } else { world.gateways[0].api }.to_string();
+        let consumer = format!("X-ConsumerId: {consumer}\r\n");
+        let mut bench = Bench { world, server, clients: CLIENTS, consumer, length };
         for (instances, path) in &paths {
             let find = ask(path, &bench.consumer);
-            bench.load(&bench.server(), &find, WARM).await?;
-            let answer = Client::connect(&bench.server()).await?.call(&find).await?;
+            bench.load(&bench.server, &find, WARM).await?;
+            let answer = Client::connect(&bench.server).await?.call(&find).await?;
             let bare = Bare::start(answer.body.len())?;
             bench.row(report, &format!("find of {instances}, {name}"), &find, &bare).await?;
             if *instances == 100 {
@@ -107,10 +109,11 @@ async fn heartbeats(report: &Report, length: Duration) -> Result<()> {
             request("PUT", &format!("{path}/microservices/{service}/instances/instance-0/heartbeat"), "", "");
         let many =
             request("PUT", &format!("{path}/heartbeats"), "", &json!({"instances": names}).to_string());
-        let bench = Bench { world, clients: CLIENTS, consumer: String::new(), length };
+        let server = world.gateways[0].api.to_string();
+        let bench = Bench { world, server, clients: CLIENTS, consumer: String::new(), length };
         for (what, heartbeat) in [("heartbeat".to_owned(), one), (format!("batch of {BATCH}"), many)] {
-            bench.load(&bench.server(), &heartbeat, WARM).await?;
-            let answer = Client::connect(&bench.server()).await?.call(&heartbeat).await?;
+            bench.load(&bench.server, &heartbeat, WARM).await?;
+            let answer = Client::connect(&bench.server).await?.call(&heartbeat).await?;
             let bare = Bare::start(answer.body.len())?;
             bench.row(report, &format!("{what}, {name}"), &heartbeat, &bare).await?;
         }
@@ -120,6 +123,8 @@ async fn heartbeats(report: &Report, length: Duration) -> Result<()> {
 
 struct Bench {
     world: World,
+    /// The address that is asked.
+    server: String,
     /// Clients that ask at once, each on its own connection.
     clients: usize,
     /// The header of the consumer.
@@ -128,10 +133,6 @@ struct Bench {
 }
 
 impl Bench {
-    fn server(&self) -> String {
-        self.world.gateways[0].api.to_string()
-    }
-
     async fn row(&self, report: &Report, what: &str, request: &[u8], bare: &Bare) -> Result<()> {
         let floor = self.load(&bare.address.to_string(), &ask("/", ""), self.length).await?;
         let world = &self.world;
@@ -142,7 +143,7 @@ impl Bench {
             world.nats.pid(),
         ];
         let before = programs.map(cpu_seconds);
-        let calls = self.load(&self.server(), request, self.length).await?;
+        let calls = self.load(&self.server, request, self.length).await?;
         let count = calls.per_second() * self.length.as_secs_f64();
         let mut costs = Vec::new();
         for (program, before) in programs.into_iter().zip(before) {

@@ -23,7 +23,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::advertise::Advertised;
-use crate::api::guard::{Auditing, Guarded};
+use crate::api::guard::{Auditing, Guard, Guarded};
 use crate::api::permit::Gate;
 use crate::api::{self, Api};
 use crate::dependency_queue;
@@ -281,8 +281,15 @@ impl App {
         let api_metrics = ApiMetrics::new(&meter, &address);
         let auditing = Auditing { log: audit, proxies: config.rbac.trusted_proxies };
         let alarms = registry.alarms().clone();
-        let service =
-            Guarded::new(router, api_metrics, alarms, view.clone(), gate, auditing).showing(config.console);
+        let service = Guarded::new(Guard {
+            router,
+            metrics: api_metrics,
+            alarms,
+            view: view.clone(),
+            gate,
+            auditing,
+            console: config.console,
+        });
         let drain = DrainHandle {
             store,
             view: view.clone(),

@@ -10,7 +10,7 @@
 //! - its compression knows no bodies that are compressed already, adds `Vary` to every response, and drops
 //!   the content length of those that it compresses;
 //! - its CORS sends other headers than Service-Center does;
-//! - its panic wall has nothing but the three lines of [`Guarded::route`], and boxes every body once more.
+//! - its panic wall has nothing but the three lines of [`Guard::route`], and boxes every body once more.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -37,10 +37,10 @@ use tower::{Service, ServiceExt};
 use tracing::debug;
 
 use super::failure::Failure;
-use super::permit::{Gate, NotAdmitted};
+use super::permit::{Gate, NotAdmitted, Permit};
 use crate::metrics::ApiMetrics;
 use crate::registry::alarm::{AlarmId, Alarms};
-use crate::trail::{self, Notes};
+use crate::trail;
 use crate::view::View;
 
 mod audit;
@@ -55,51 +55,48 @@ const METHODS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
 
 /// The routes behind the guard. Cheap to clone.
 #[derive(Clone)]
-pub struct Guarded {
-    router: Router,
-    metrics: ApiMetrics,
-    alarms: Alarms,
-    view: View,
-    gate: Gate,
-    auditing: Auditing,
-    console: Console,
+pub struct Guarded(Arc<Guard>);
+
+/// The routes, and what stands before them.
+pub(crate) struct Guard {
+    pub(crate) router: Router,
+    pub(crate) metrics: ApiMetrics,
+    pub(crate) alarms: Alarms,
+    pub(crate) view: View,
+    pub(crate) gate: Gate,
+    pub(crate) auditing: Auditing,
+    /// The pages for people.
+    pub(crate) console: Console,
 }
 
 impl Guarded {
-    pub(crate) fn new(
-        router: Router,
-        metrics: ApiMetrics,
-        alarms: Alarms,
-        view: View,
-        gate: Gate,
-        auditing: Auditing,
-    ) -> Self {
-        Self { router, metrics, alarms, view, gate, auditing, console: Console::off() }
-    }
-
-    /// Serves the pages for people, or does not.
-    #[must_use]
-    pub(crate) fn showing(self, console: Console) -> Self {
-        Self { console, ..self }
+    pub(crate) fn new(guard: Guard) -> Self {
+        Self(Arc::new(guard))
     }
 
     /// Access control, for the admin port.
     pub fn access_control(&self) -> Arc<dyn AccessControl> {
-        Arc::new(self.gate.clone())
+        Arc::new(self.0.gate.clone())
     }
 
     /// Answers a request; never fails.
     pub async fn answer(self, request: Request<Body>) -> Response {
+        self.0.answer(request).await
+    }
+}
+
+// The futures are parts of each other, and that of a request lives as long as the request: all methods borrow
+// the guard, and what few requests need is boxed.
+impl Guard {
+    async fn answer(&self, request: Request<Body>) -> Response {
         // First: a file for a browser is no call of the API, needs no account and is none of its figures.
         if let Some(page) = self.console.answer(&request) {
             return page;
         }
         let started = Instant::now();
         let method = method_label(request.method());
-        let metrics = self.metrics.clone();
-        let alarms = self.alarms.clone();
         // Taken now, because the router consumes the request.
-        let domain = metrics.domain(request.headers());
+        let domain = self.metrics.domain(request.headers());
         let traced = trace::Request::begin(request.headers(), SpanKind::Server, "request");
         let response = match traced.as_ref().filter(|traced| traced.is_sampled()) {
             None => self.answer_uncounted(request).await,
@@ -109,7 +106,7 @@ impl Guarded {
         let api = response.extensions().get::<ApiName>().map_or("", |name| name.0);
         let status = response.status();
         if status.is_server_error() {
-            alarms.raise(AlarmId::InternalError, format!("{method} {api} was answered with {status}"));
+            self.alarms.raise(AlarmId::InternalError, format!("{method} {api} was answered with {status}"));
             let id = host::http::request_id();
             let status = status.as_u16();
             debug!(request.id = id, method, api, status, "a request failed, and not by the client's mistake");
@@ -121,19 +118,18 @@ impl Guarded {
         }
         // A request that no route took has no name. Clients could make any number of series with such paths.
         if !api.is_empty() {
-            metrics.answered(method, api, domain, status.as_u16(), started.elapsed());
+            self.metrics.answered(method, api, domain, status.as_u16(), started.elapsed());
         }
         response
     }
 
-    async fn answer_uncounted(self, request: Request<Body>) -> Response {
+    async fn answer_uncounted(&self, request: Request<Body>) -> Response {
         let uri = request.uri();
         let target = uri.path_and_query().map_or_else(|| uri.path(), |target| target.as_str());
         if !target::is_acceptable(target) {
             return plain(StatusCode::BAD_REQUEST, target::refusal(target));
         }
         let may_write = !matches!(*request.method(), Method::GET | Method::OPTIONS);
-        let view = self.view.clone();
         let from_browser = request.headers().contains_key(header::ORIGIN);
         let accepts_gzip = answer::gzip::is_accepted(request.headers());
         let known = answer::tag::known(request.headers());
@@ -144,7 +140,7 @@ impl Guarded {
         };
         let size = response.body().size_hint().exact();
         if accepts_gzip && size.is_some_and(|size| size >= answer::gzip::FROM_BYTES) {
-            response = gzip::compressed(response).await;
+            response = Box::pin(gzip::compressed(response)).await;
         }
         // The forms have different tags.
         spare_body(&known, &mut response);
@@ -152,49 +148,48 @@ impl Guarded {
         answer::reply::finish(headers, from_browser);
         // A write is answered when the view has it, so the last change in the view is late enough. It is sent
         // with refusals too: "it exists already" may be the first word about somebody else's write.
-        if may_write && let Ok(snapshot) = view.now() {
+        if may_write && let Ok(snapshot) = self.view.now() {
             headers.insert(WRITTEN, HeaderValue::from(snapshot.changed.get()));
         }
         response
     }
 
     /// Lets a request through to the router with its permit.
-    async fn admit(self, mut request: Request<Body>) -> Response {
+    async fn admit(&self, request: Request<Body>) -> Response {
         let known = self.gate.known();
         let mut admitted = self.gate.admit(&request);
         if admitted.is_err()
             && let Some(revision) = self.gate.owed_to(&request, known)
         {
             // A view that does not come so far decides all the same, and refuses.
-            let _ = self.view.at(revision, POLICY_WAIT).await;
+            let _ = Box::pin(self.view.at(revision, POLICY_WAIT)).await;
             admitted = self.gate.admit(&request);
         }
         let entry = audit::Entry::begin(&self.auditing, &self.gate, &request, &admitted);
-        let log = self.auditing.log.clone();
-        let mut notes = Notes::default();
-        let response = match admitted {
+        match entry {
+            None => self.handle(admitted, request).await,
+            Some(entry) => {
+                let (response, notes) = Box::pin(trail::noting(self.handle(admitted, request))).await;
+                let operation = response.extensions().get::<ApiName>().map_or("", |name| name.0);
+                entry.end(&self.auditing.log, operation, response.status(), notes);
+                response
+            }
+        }
+    }
+
+    async fn handle(&self, admitted: Result<Permit, NotAdmitted>, mut request: Request<Body>) -> Response {
+        match admitted {
             Ok(permit) => {
                 request.extensions_mut().insert(permit);
-                let handling = fairness::holding(self.route(request));
-                if entry.is_none() {
-                    return handling.await;
-                }
-                let response;
-                (response, notes) = trail::noting(handling).await;
-                response
+                fairness::holding(self.route(request)).await
             }
             Err(NotAdmitted::Refused(failure)) => failure.into_response(),
             Err(NotAdmitted::NoRoute) => not_found().await,
             Err(NotAdmitted::OtherMethod) => method_not_allowed().await,
-        };
-        if let Some(entry) = entry {
-            let operation = response.extensions().get::<ApiName>().map_or("", |name| name.0);
-            entry.end(&log, operation, response.status(), notes);
         }
-        response
     }
 
-    async fn route(self, mut request: Request<Body>) -> Response {
+    async fn route(&self, mut request: Request<Body>) -> Response {
         if !matches!(*request.method(), Method::GET | Method::POST | Method::PUT | Method::DELETE) {
             // The router would answer HEAD like GET, which Service-Center does not. No route has the method
             // TRACE, so the router refuses it with 405 and the methods that there are.
@@ -202,7 +197,7 @@ impl Guarded {
         }
         // A handler shares nothing mutable with other requests but locks without poisoning and whole
         // snapshots, so a panic cannot leave anything half done that they would see.
-        let mut response = match AssertUnwindSafe(self.router.oneshot(request)).catch_unwind().await {
+        let mut response = match AssertUnwindSafe(self.router.clone().oneshot(request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => Failure::internal(&"a handler panicked").into_response(),

@@ -47,6 +47,8 @@ pub(crate) struct Found {
     pub(crate) rev: String,
     /// The caller has exactly this already.
     pub(crate) not_modified: bool,
+    /// The view that this comes from.
+    snapshot: Arc<Snapshot>,
     /// The services that answer, for a gateway that asks for them, as long as the caller's interest tells
     /// each change of that answer.
     pub(crate) resolution: Option<Resolution>,
@@ -73,22 +75,33 @@ pub(crate) struct FoundInstance {
     pub(crate) rev: String,
     /// The caller has exactly this already.
     pub(crate) not_modified: bool,
+    /// The view that this comes from.
+    snapshot: Arc<Snapshot>,
 }
 
 /// A reply that may say that the caller has it already.
 trait Recheck {
     fn not_modified(&mut self) -> &mut bool;
+    fn snapshot(&self) -> &Arc<Snapshot>;
 }
 
 impl Recheck for Found {
     fn not_modified(&mut self) -> &mut bool {
         &mut self.not_modified
     }
+
+    fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
 }
 
 impl Recheck for FoundInstance {
     fn not_modified(&mut self) -> &mut bool {
         &mut self.not_modified
+    }
+
+    fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
     }
 }
 
@@ -158,11 +171,15 @@ impl Registry {
         if !*found.not_modified() {
             return Ok(found);
         }
-        if let Some(confirmed) = self.confirmed().await? {
-            return work(&confirmed);
+        match self.confirmed().await? {
+            // Nothing has come in since.
+            Some(confirmed) if Arc::ptr_eq(&confirmed, found.snapshot()) => Ok(found),
+            Some(confirmed) => work(&confirmed),
+            None => {
+                *found.not_modified() = false;
+                Ok(found)
+            }
         }
-        *found.not_modified() = false;
-        Ok(found)
     }
 
     /// Records the dependency that a find stands for. True when something was written.
@@ -210,6 +227,7 @@ impl Registry {
                 services: vec![view.clone()],
                 not_modified: is_current(sent_rev, &rev),
                 rev,
+                snapshot: snapshot.clone(),
                 resolution: None,
                 note: Note::None,
             })
@@ -234,7 +252,8 @@ impl Registry {
             let found = view.instances.get(id).ok_or(RegistryError::InstanceNotFound)?;
             let rev = answer::instance_revision(id, found.mod_rev);
             let not_modified = is_current(sent_rev, &rev);
-            Ok(FoundInstance { instance: found.instance.clone(), rev, not_modified })
+            let instance = found.instance.clone();
+            Ok(FoundInstance { instance, rev, not_modified, snapshot: snapshot.clone() })
         };
         let found = self.answer(caller, get).await?;
         self.recheck_not_modified(found, get).await
@@ -339,7 +358,7 @@ impl Search<'_> {
             }
             _ => Note::Wanted(wanted),
         };
-        Ok(Found { services, rev, not_modified, resolution, note })
+        Ok(Found { services, rev, not_modified, snapshot: snapshot.clone(), resolution, note })
     }
 
     /// The services that answer, if a gateway asked for them and may answer the same find until the

@@ -10,8 +10,9 @@ tokio::task_local! {
 }
 
 /// Works on a request, and at its end gives back the place that [`hold`] was given meanwhile.
-pub async fn holding<F: Future>(work: F) -> F::Output {
-    HELD.scope(RefCell::default(), work).await
+pub fn holding<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    // No async function: its future would have room for the work twice.
+    HELD.scope(RefCell::default(), work)
 }
 
 /// Holds a place to the end of the request that this task works on. Outside of [`holding`] there is no end to

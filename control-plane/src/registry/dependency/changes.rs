@@ -49,9 +49,9 @@ impl Waiting {
 impl Registry {
     /// Changes rules, together with all others that wait. Returns when this replica's view has the change.
     pub(super) async fn change_rules(&self, change: RuleChange) -> Result<(), RegistryError> {
-        // One caller writes for all who wait.
+        // One caller writes for all who wait. Boxed, because each find holds this future and few write.
         let registry = self.clone();
-        in_usual(async move { registry.write_together(change).await }).await
+        Box::pin(in_usual(async move { registry.write_together(change).await })).await
     }
 
     async fn write_together(&self, change: RuleChange) -> Result<(), RegistryError> {
