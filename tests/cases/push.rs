@@ -161,6 +161,37 @@ async fn a_pull_after_a_push_is_never_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_at_the_gateway_that_pushed_is_never_stale_though_nobody_is_asked() {
+    let world = World::with().gateway_flag("--edge-confirm-unchanged", "false").start().await;
+    let unchanged = || world.gateways[0].metric("muster_edge_finds_total", "answered=\"unchanged\"");
+    let client = world.client(0);
+    // Not through the gateway, which would wait for its own clients' writes.
+    let writer = Client::new(world.control_planes[0].api);
+    let consumer = client.service("cart").await;
+    let provider = client.service("order").await;
+    writer.instance(&provider, "i").await;
+    let mut rev = client.find(&consumer, "order", "").await.revision().to_owned();
+    eventually("the gateway answers by itself", || async {
+        client.find(&consumer, "order", &rev).await;
+        (unchanged().await > 0.0).then_some(())
+    })
+    .await;
+    let mut watcher = world.watch(0, &consumer).await;
+    let before = unchanged().await;
+    for n in 0..100 {
+        let tag = n.to_string();
+        let (_, seen) = tokio::join!(writer.tag(&provider, "i", &tag), watcher.seen());
+        assert_eq!(seen.2, tag);
+        let pulled = client.find(&consumer, "order", &rev).await;
+        assert_eq!(pulled.status, 200, "304 after a push");
+        assert_eq!(pulled.ok()["instances"][0]["properties"]["tag"], tag);
+        rev = pulled.revision().to_owned();
+        assert_eq!(client.find(&consumer, "order", &rev).await.status, 304);
+    }
+    assert_eq!(unchanged().await - before, 100.0, "no control plane was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_after_an_answered_write_is_never_stale() {
     let world = World::with().planes(2).gateways(2).linked().start().await;
     let [a, b] = [world.client(0), world.client(1)];

@@ -113,7 +113,7 @@ impl GatewayParts {
         let answer = self.pass_on_in_place(request, Some(&key.tenant)).await?;
         let content = match &question {
             Some(_) => content_of(edge, answer, key, kept.as_deref()).await,
-            None => Err(answer),
+            None => Err(Unkept { answer, lasts: false }),
         };
         let told = match content {
             Ok(content) => {
@@ -126,9 +126,11 @@ impl GatewayParts {
                 edge.metrics.listed(outcome);
                 (client.told(&content), outcome)
             }
-            Err(answer) => {
-                if let Some(question) = question {
-                    question.failed();
+            Err(Unkept { answer, lasts }) => {
+                match question {
+                    Some(question) if lasts => question.unkeepable(),
+                    Some(question) => question.failed(),
+                    None => {}
                 }
                 let is_stale = answer.status().is_server_error();
                 let stale = is_stale.then(|| stale(edge, list, client)).flatten();
@@ -158,30 +160,51 @@ fn ask_by_tag(headers: &mut HeaderMap, key: &ListKey, kept: Option<&Content>) {
     }
 }
 
-/// The content that a control plane has sent or confirmed. An answer that nobody else may have, or that cannot
-/// be kept, comes back as it is.
+/// An answer that nobody else may have, or that cannot be kept.
+struct Unkept {
+    answer: Response<Body>,
+    /// The next answer would be no other. Clients then ask with tags of their own, which is all that spares them a
+    /// body.
+    lasts: bool,
+}
+
+/// The content that a control plane has sent or confirmed.
 async fn content_of(
     edge: &EdgeReads,
     answer: Response<Body>,
     key: &ListKey,
     kept: Option<&Content>,
-) -> Result<Content, Response<Body>> {
-    // Control planes add a tag where the answer is the same for all clients that may see all services.
-    let Some(tag) = answer.headers().get(ETAG).cloned() else { return Err(answer) };
+) -> Result<Content, Unkept> {
+    let status = answer.status();
+    // Control planes add a tag where the answer is the same for all clients that may see all services. Those of
+    // older versions never do.
+    let Some(tag) = answer.headers().get(ETAG).cloned() else {
+        return Err(Unkept { answer, lasts: status == StatusCode::OK });
+    };
     let confirmed = Instant::now();
-    match (answer.status(), kept) {
+    match (status, kept) {
         (StatusCode::NOT_MODIFIED, Some(kept)) if kept.tag == tag => {
             return Ok(Content { confirmed, ..kept.clone() });
         }
         (StatusCode::OK, _) => {}
-        _ => return Err(answer),
+        _ => return Err(Unkept { answer, lasts: false }),
     }
     let gzip = answer.headers().contains_key(CONTENT_ENCODING);
-    let room = answer.body().size_hint().upper().and_then(|length| edge.lists.room_for(length));
-    let Some(_room) = room.filter(|_| key.gzip || !gzip) else { return Err(answer) };
-    let body = read(answer.into_body()).await;
-    let body = body.ok_or_else(|| refusal::unavailable("the list broke off; try again"))?;
-    Ok(Content { tag, body, gzip, confirmed })
+    let length = answer.body().size_hint().upper();
+    if length.is_some_and(|length| !edge.lists.can_keep(length)) {
+        return Err(Unkept { answer, lasts: true });
+    }
+    let room = length.and_then(|length| edge.lists.room_for(length));
+    let Some(_room) = room.filter(|_| key.gzip || !gzip) else {
+        return Err(Unkept { answer, lasts: false });
+    };
+    match read(answer.into_body()).await {
+        Some(body) => Ok(Content { tag, body, gzip, confirmed }),
+        None => {
+            let answer = refusal::unavailable("the list broke off; try again");
+            Err(Unkept { answer, lasts: false })
+        }
+    }
 }
 
 /// A body whose length is bounded.

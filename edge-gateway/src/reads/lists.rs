@@ -29,6 +29,8 @@ use super::question::{CONSUMER, consumer, registry_path};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The bytes of a list beside its body, about.
 const OVERHEAD: usize = 512;
+/// The time after which a list that could not be kept is tried again.
+const APART: Duration = Duration::from_secs(60);
 /// The logarithm of the bytes that are counted as one while a body is being read.
 const KIB: u32 = 10;
 
@@ -75,6 +77,8 @@ pub(crate) struct List {
     failed: AtomicU64,
     /// The last question that brought one. A request may ask while it holds the lock.
     answered: Turns<Answered>,
+    /// The time until which each request asks for itself, because the list cannot be kept.
+    apart_until: Mutex<Option<Instant>>,
 }
 
 /// The last question that was answered for all, and its answer.
@@ -90,7 +94,8 @@ pub(crate) enum Turn<'a> {
     Answered(Arc<Content>),
     /// This request asks.
     Ask(Question<'a>),
-    /// This request asks for itself alone: the question of another one has failed, or takes long.
+    /// This request asks for itself alone: the question of another one has failed or takes long, or the list
+    /// cannot be kept.
     Alone,
 }
 
@@ -113,6 +118,12 @@ impl Question<'_> {
     pub(crate) fn failed(self) {
         self.list.failed.fetch_add(1, Ordering::SeqCst);
     }
+
+    /// The answer cannot be kept, and the next one could not be either.
+    pub(crate) fn unkeepable(self) {
+        *self.list.apart_until.lock() = Some(Instant::now() + APART);
+        self.failed();
+    }
 }
 
 impl List {
@@ -125,8 +136,16 @@ impl List {
         OVERHEAD + self.last.load().as_ref().map_or(0, |content| content.body.len())
     }
 
+    /// True while each request asks for itself.
+    fn is_apart(&self) -> bool {
+        self.apart_until.lock().is_some_and(|until| Instant::now() < until)
+    }
+
     /// Waits for the turn of a request that has just arrived. Cancel-safe.
     pub(crate) async fn turn(&self) -> Turn<'_> {
+        if self.is_apart() {
+            return Turn::Alone;
+        }
         let begun = self.begun.load(Ordering::SeqCst);
         let failed = self.failed.load(Ordering::SeqCst);
         let Ok(answered) = timeout(PATIENCE, self.answered.lock()).await else { return Turn::Alone };
@@ -177,11 +196,15 @@ impl Lists {
         Self { kept, most, idle, reading: Semaphore::new(reading.min(Semaphore::MAX_PERMITS)) }
     }
 
-    /// Room for reading a body of this length, which may be kept then. `None` if there is none now.
+    /// True if a body of this length can be kept.
+    pub(crate) fn can_keep(&self, body: u64) -> bool {
+        self.most == 0 || body <= self.most.saturating_sub(OVERHEAD) as u64
+    }
+
+    /// Room for reading a body of this length. `None` if there is none now.
     pub(crate) fn room_for(&self, body: u64) -> Option<SemaphorePermit<'_>> {
-        let most = if self.most == 0 { u64::MAX } else { self.most.saturating_sub(OVERHEAD) as u64 };
         let permits = u32::try_from((body >> KIB) + 1).ok()?;
-        if body > most { None } else { self.reading.try_acquire_many(permits).ok() }
+        self.reading.try_acquire_many(permits).ok()
     }
 
     /// The list for a request at `now`, which may be one without content.
@@ -202,8 +225,8 @@ impl Lists {
         list
     }
 
-    /// A question about this list has ended. Its content is kept, and others make room; without content, it is
-    /// not kept.
+    /// A question about this list has ended. Its content is kept, and others make room. Without content it is not
+    /// kept, unless that is what has to be remembered about it.
     pub(crate) fn settle(&self, key: &ListKey, list: &Arc<List>) {
         let mut kept = self.kept.lock();
         // It may have made room for others, and may have been asked for anew since.
@@ -214,6 +237,7 @@ impl Lists {
         entry.bytes = bytes;
         kept.bytes = kept.bytes + bytes - before;
         if list.last.load().is_none()
+            && !list.is_apart()
             && let Some(entry) = kept.lists.pop(key)
         {
             kept.bytes -= entry.bytes;

@@ -242,6 +242,8 @@ async fn a_list_without_a_tag_is_forwarded() {
     assert_eq!([stage.list().await, stage.list().await], ["first", "first"]);
     assert_eq!(stage.asked(), [String::new(), String::new()]);
     assert_eq!(stage.counted("forwarded"), 2.0);
+    stage.get(&[(IF_NONE_MATCH.as_str(), "\"its own\"")]).await;
+    assert_eq!(stage.asked(), ["\"its own\""], "nothing is asked for in place of others");
 }
 
 #[tokio::test]
@@ -269,4 +271,15 @@ async fn a_list_for_which_there_is_no_memory_is_forwarded() {
     assert_eq!([stage.list().await, stage.list().await], ["first", "first"]);
     assert_eq!(stage.asked(), [String::new(), String::new()]);
     assert_eq!(stage.world.metric("muster_edge_list_bytes"), 0.0);
+}
+
+#[tokio::test]
+async fn a_client_has_its_own_list_that_is_too_large_to_keep_confirmed() {
+    let stage = Stage::start(true, ReadsConfig { memory: 4 * 10_000, ..ReadsConfig::default() }).await;
+    let large = "l".repeat(10_000);
+    stage.plane.list.lock().clone_from(&large);
+    assert_eq!(stage.list().await, large);
+    let confirmed = stage.get(&[(IF_NONE_MATCH.as_str(), &tag(&large))]).await;
+    assert_eq!((confirmed.status(), confirmed.body().as_str()), (StatusCode::NOT_MODIFIED, ""));
+    assert_eq!(stage.asked(), [String::new(), tag(&large)]);
 }
