@@ -201,7 +201,7 @@ const ROOT: &[Line] = &[
     ("POST", "/v4/accounts/{name}/tokens", needs(Account, Update, L::AllTenants)),
     ("DELETE", "/v4/accounts/{name}/tokens/{tokenId}", needs(Account, Update, L::AllTenants)),
     ("GET", "/v4/account-locks", needs(Account, Get, L::AllTenants)),
-    ("DELETE", "/v4/account-locks/{key}", needs(Account, Update, L::AllTenants)),
+    ("DELETE", "/v4/account-locks/{lock}", needs(Account, Update, L::AllTenants)),
     ("GET", "/v4/roles", needs(Role, Get, L::AllTenants)),
     ("POST", "/v4/roles", needs(Role, Create, L::AllTenants)),
     ("GET", "/v4/roles/{roleName}", needs(Role, Get, L::AllTenants)),

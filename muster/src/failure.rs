@@ -138,6 +138,11 @@ impl CommandFailure {
         matches!(self, Self::Refused(refusal) if refusal.code == "400017")
     }
 
+    /// The server has no such path: it is another kind of process, or the path is switched off.
+    pub(crate) fn is_unknown_path(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.status == 404 && refusal.code.is_empty())
+    }
+
     /// The registry does not have the service.
     pub(crate) fn is_unknown_service(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.code == "400012")

@@ -81,7 +81,7 @@ pub(super) fn toml(declared: &[Declared]) -> String {
 fn write_setting(text: &mut String, name: &str, setting: &Declared) {
     let _ = write!(text, "# {} Expects {}.", setting.help, setting.expected);
     if let Some(default) = setting.visible_default() {
-        let _ = write!(text, " Default: {default}.");
+        let _ = write!(text, " Default: `{default}`.");
     }
     let origin = match &setting.origin {
         Origin::Flag => "flag",

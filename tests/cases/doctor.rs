@@ -261,3 +261,13 @@ async fn dialects_are_asked_with_a_login() {
     let (status, text) = muster(&["doctor", "--server", &server, "--read-only"]).await;
     assert!(status == 1 && text.contains("muster login"), "{status} {text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_is_told_apart_from_a_gateway() {
+    let world = World::with().start().await;
+    let server = format!("http://{}", world.control_planes[0].api);
+    let (status, text) = muster(&["doctor", "--server", &server]).await;
+    assert_eq!(status, 0, "{text}");
+    let push = text.lines().find(|line| line.starts_with("push")).expect("the push is tried");
+    assert!(push.contains("not served at this address: this is no gateway"), "{push}");
+}

@@ -96,7 +96,7 @@ pub(super) fn operations() -> Vec<Operation> {
         get("/v4/account-locks", locks, "ListAccountLocks", "List the locks after failed logins.")
             .returns(object! { "total": usize, "data": Vec<Value> })
             .fails_with(failures![]),
-        delete("/v4/account-locks/{key}", unlock, "DeleteAccountLock", "End a lock before its time.")
+        delete("/v4/account-locks/{lock}", unlock, "DeleteAccountLock", "End a lock before its time.")
             .fails_with(failures![]),
     ];
     for operation in &mut all {
@@ -368,6 +368,6 @@ async fn locks(State(api): State<Api>, call: Call) -> Reply {
 
 async fn unlock(State(api): State<Api>, call: Call) -> Reply {
     let held = held(&call)?;
-    api.accounts()?.unlock(held.name(), call.param("key")).await?;
+    api.accounts()?.unlock(held.name(), call.param("lock")).await?;
     reply::empty()
 }

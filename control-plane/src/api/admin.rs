@@ -99,7 +99,8 @@ async fn release(State(api): State<Api>, call: Call) -> Reply {
     reply::empty()
 }
 
-/// The form of an alarm, for the document only: `registry::alarm` renders it.
+/// An alarm.
+// For the document only: `registry::alarm` renders it.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct AlarmEntry {
@@ -117,7 +118,8 @@ async fn forget_alarms(State(api): State<Api>, _call: Call) -> Reply {
     reply::empty()
 }
 
-/// The form of a process's records, for the document only: `host::audit::RecentRecords` is told.
+/// The last audit records of a process.
+// For the document only: `host::audit::RecentRecords` is told.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 struct AuditProcess {
@@ -126,7 +128,8 @@ struct AuditProcess {
     records: Vec<AuditRecord>,
 }
 
-/// The form of a record, for the document only: `host::audit::Record` has all fields.
+/// An audit record.
+// For the document only: `host::audit::Record` has all fields.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -144,7 +147,8 @@ struct AuditRecord {
     revision: u64,
 }
 
-/// The form of a process's figures, for the document only: `host::figures::sampler::ProcessFigures` is told.
+/// The figures of a process. One that it does not have is absent.
+// For the document only: `host::figures::sampler::ProcessFigures` is told.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -169,7 +173,8 @@ struct Process {
     dialects: Option<Vec<Dialect>>,
 }
 
-/// The form of a dialect's use, for the document only: `host::figures::DialectFigures` is told.
+/// The use of a dialect, such as xDS or DNS, at a gateway.
+// For the document only: `host::figures::DialectFigures` is told.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "only its schema is used")]
@@ -179,7 +184,8 @@ struct Dialect {
     answers_per_second: Option<f64>,
 }
 
-/// The form of a stage's latency, for the document only: `host::figures::StageFigures` is told.
+/// The latency of a stage on the way from a commit to the watchers.
+// For the document only: `host::figures::StageFigures` is told.
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[expect(dead_code, reason = "only its schema is used")]

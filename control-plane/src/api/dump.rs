@@ -7,7 +7,8 @@ use shared::model::{Revision, ServiceRef};
 use crate::keys::{self, Key};
 use crate::view::{ServiceView, Snapshot};
 
-/// The form of an entry, for the document only.
+/// An entry of the dump.
+// For the document only.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct DumpEntry {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, future};
 use host::telemetry::scrape::Scrape;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::Value;
 use shared::model::Revision;
 use tokio::sync::{Semaphore, mpsc};
@@ -158,8 +158,14 @@ async fn poll_process(
 /// It does not answer, or not with its metrics.
 pub(crate) async fn scrape(client: &RegistryClient) -> Result<Scrape, CommandFailure> {
     let reply = client.get_root("/metrics").await?;
-    if !reply.status().is_success() {
-        return Err(CommandFailure::Unwell(format!("HTTP status {}", reply.status())));
+    match reply.status() {
+        status if status.is_success() => {}
+        StatusCode::NOT_FOUND => {
+            return Err(CommandFailure::Unwell(
+                "no metrics at this address: is it the admin port?".to_owned(),
+            ));
+        }
+        status => return Err(CommandFailure::Unwell(format!("HTTP status {status}"))),
     }
     Ok(Scrape::parse(reply.body()))
 }

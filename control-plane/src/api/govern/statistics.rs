@@ -14,7 +14,8 @@ use crate::api::state::Api;
 use crate::registry::Caller;
 use crate::view::Snapshot;
 
-/// The form of the numbers, for the document only. A number that is zero is absent.
+/// Numbers of a tenant, or of the registry. One that is zero is absent.
+// For the document only.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct Statistics {

@@ -45,8 +45,8 @@ impl Guards {
             },
             404 => warning("it says nothing about access control: is it of an older version?"),
             403 => warning(
-                "shown to operators only: --admin-token, or muster login --server with an account that has the \
-                 right ops",
+                "shown to operators only: give --admin-token, or with access control muster login --server with an \
+                 account that has the right ops; a standalone registry with neither needs admin-listen for it",
             ),
             status => failed(format!("the report was answered with the status {status}")),
         };
