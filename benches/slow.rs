@@ -41,7 +41,7 @@ async fn run(watchers: usize, seconds: usize) -> Result<()> {
     let mut floor = None;
     for (what, readers) in [("all read", watchers), ("1 % do not read", watchers - stopping)] {
         crowd.stop(watchers - readers)?;
-        fill(&stage, &mut provider, &mut crowd, readers).await?;
+        Box::pin(fill(&stage, &mut provider, &mut crowd, readers)).await?;
         let sight = phase(&stage, &mut provider, &mut crowd, seconds, readers).await?;
         let ratio = sight.p99_ms / *floor.get_or_insert(sight.p99_ms);
         let gateway = &stage.world.gateways[0];

@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
     // Fewer leases than in the burst, because each of them now pays a whole round trip.
     renewals("renewals, one by one", 1000, || one_by_one(&*remote, &leases[..1000])).await?;
     let client = etcd_client::Client::connect([etcd.endpoint()], None).await?;
-    renewals("renewals, a stream for each", 1000, || streams(client, &leases[..1000])).await
+    Box::pin(renewals("renewals, a stream for each", 1000, || streams(client, &leases[..1000]))).await
 }
 
 fn report(store: &str, what: &str, latencies: &Latencies) {

@@ -356,7 +356,7 @@ impl App {
     pub async fn run(self) {
         // Not cancelled by the drain itself: sessions that are still open get their events until their end.
         let stop = CancellationToken::new();
-        let upstream = self.upstream.run(stop.clone());
+        let upstream = Box::pin(self.upstream.run(stop.clone()));
         // An abort means that the drain did not end in time; nothing more is owed to a session then.
         let abort = self.tasks.abort().clone();
         self.tasks.spawn_vital("upstream", async move {
