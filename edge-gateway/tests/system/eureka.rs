@@ -10,12 +10,10 @@ use edge_gateway::Config;
 use edge_gateway::forward::InProcess;
 use edge_gateway::settings::UpstreamConfig;
 use http::{HeaderMap, Method, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use shared::event::Action::{Create, Delete};
 
+use crate::call::call;
 use crate::tokens::{self, token};
 use crate::world::{PATIENCE, World, config};
 
@@ -28,16 +26,8 @@ async fn ask(
     path: &str,
     headers: &[(&str, &str)],
 ) -> (u16, HeaderMap, String) {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
-    let uri = format!("http://{}{path}", world.api);
-    let mut request = http::Request::builder().method(method).uri(uri);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let answer = client.request(request.body(Full::default()).expect("a request")).await.expect("an answer");
-    let (parts, body) = answer.into_parts();
-    let body = body.collect().await.expect("a body").to_bytes();
-    (parts.status.as_u16(), parts.headers, String::from_utf8_lossy(&body).into_owned())
+    let (head, body) = call(world, method.as_str(), path, headers, "").await.into_parts();
+    (head.status.as_u16(), head.headers, body)
 }
 
 /// The ids and the hash of an answer in JSON.

@@ -5,12 +5,10 @@ use std::time::Duration;
 use edge_gateway::Config;
 use edge_gateway::settings::{ReadsConfig, UpstreamConfig};
 use http::{HeaderMap, Method};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use shared::event::Action::{Create, Delete};
 
+use crate::call::call;
 use crate::tokens::{self, token};
 use crate::world::{PATIENCE, World, config};
 
@@ -18,16 +16,11 @@ const TARGETS: &str = "/prometheus/v1/targets";
 
 /// The status, headers and body of an answer.
 async fn ask(world: &World, method: Method, query: &str, account: Option<&str>) -> (u16, HeaderMap, String) {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
-    let uri = format!("http://{}{TARGETS}{query}", world.api);
-    let mut request = http::Request::builder().method(method).uri(uri);
-    if let Some(account) = account {
-        request = request.header("authorization", format!("Bearer {}", token(account, 3600)));
-    }
-    let answer = client.request(request.body(Full::default()).expect("a request")).await.expect("an answer");
-    let (parts, body) = answer.into_parts();
-    let body = body.collect().await.expect("a body").to_bytes();
-    (parts.status.as_u16(), parts.headers, String::from_utf8(body.to_vec()).expect("text"))
+    let bearer = account.map(|account| format!("Bearer {}", token(account, 3600)));
+    let headers: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+    let path = format!("{TARGETS}{query}");
+    let (head, body) = call(world, method.as_str(), &path, &headers, "").await.into_parts();
+    (head.status.as_u16(), head.headers, body)
 }
 
 /// The addresses of an answer with targets.

@@ -11,12 +11,10 @@ use edge_gateway::settings::{ReadsConfig, UpstreamConfig};
 use futures_util::future::join_all;
 use http::header::{ACCEPT_ENCODING, AGE, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, WARNING};
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
+use crate::call::call;
 use crate::tokens::{self, token};
 use crate::world::{World, config};
 
@@ -92,15 +90,7 @@ impl Stage {
     }
 
     async fn get(&self, headers: &[(&str, &str)]) -> Response<String> {
-        let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
-        let mut request = Request::get(format!("http://{}{LIST}", self.world.api));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::default()).expect("a request");
-        let (head, body) = client.request(request).await.expect("an answer").into_parts();
-        let body = body.collect().await.expect("a body").to_bytes();
-        Response::from_parts(head, String::from_utf8_lossy(&body).into_owned())
+        call(&self.world, "GET", LIST, headers, "").await
     }
 
     async fn list(&self) -> String {

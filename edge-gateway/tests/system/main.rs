@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 
 mod access;
+mod call;
 mod control_plane;
 mod dns;
 mod drain;

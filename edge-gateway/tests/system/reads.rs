@@ -11,14 +11,12 @@ use edge_gateway::Config;
 use edge_gateway::forward::{Forward, NotForwarded};
 use edge_gateway::settings::{PollsConfig, ReadsConfig, StateFile, UpstreamConfig};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use shared::event::Action::{Create, Update};
 use shared::model::Revision;
 use tokio::sync::watch;
 
+use crate::call::call;
 use crate::control_plane::service;
 use crate::tokens::{self, token};
 use crate::world::{PATIENCE, World, config};
@@ -170,24 +168,16 @@ impl Stage {
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> Reply {
-        let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.world.api));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response =
-            client.request(request.body(Full::from(body)).expect("a request")).await.expect("an answer");
+        let response = call(&self.world, method, path, headers, body).await;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let reply = Reply {
+        Reply {
             status: response.status().as_u16(),
             rev: header("x-resource-revision").unwrap_or_default().to_owned(),
             stale: header("warning").is_some_and(|warning| warning.starts_with("110"))
                 && header("age").is_some(),
             told: header("x-muster-found").is_some() || header("x-muster-revision").is_some(),
-            body: String::new(),
-        };
-        let body = response.into_body().collect().await.expect("a body").to_bytes();
-        Reply { body: String::from_utf8(body.to_vec()).expect("text"), ..reply }
+            body: response.body().clone(),
+        }
     }
 
     fn counted(&self, answered: &str) -> f64 {
