@@ -55,6 +55,16 @@ impl Judgement {
         };
     }
 
+    /// The time for which an answer is waited for: what is left of the grace since the last one, because a call
+    /// that outlives it would report the silence too late. The whole grace once it is over.
+    fn patience(&self, now: Instant) -> Duration {
+        let silent = self.answered.map_or(self.grace, |answered| now.saturating_duration_since(answered));
+        match self.grace.saturating_sub(silent) {
+            Duration::ZERO => self.grace,
+            left => left,
+        }
+    }
+
     /// The reason why the replica is not ready, if it is not.
     fn trouble(&self, now: Instant) -> Option<String> {
         let Some(answered) = self.answered else { return Some("the store has not answered yet".into()) };
@@ -79,13 +89,16 @@ impl Standing {
         let mut was_ready = false;
         loop {
             tokio::select! { () = stop.cancelled() => return, _ = pace.tick() => {} }
-            let probed = stop.run_until_cancelled(self.probe(&mut judgement)).await;
-            if probed.is_none() {
-                return;
-            }
-            if let Some(Ok(Ok(now))) =
-                stop.run_until_cancelled(tokio::time::timeout(self.grace, self.store.space())).await
-            {
+            let patience = judgement.patience(Instant::now());
+            // Side by side: two calls that are not answered must not last for twice the grace.
+            let asking = async {
+                tokio::join!(
+                    self.probe(&mut judgement, patience),
+                    tokio::time::timeout(patience, self.store.space())
+                )
+            };
+            let Some(((), asked)) = stop.run_until_cancelled(asking).await else { return };
+            if let Ok(Ok(now)) = asked {
                 space = self.note_space(space, now);
             }
             let trouble = judgement.trouble(Instant::now());
@@ -100,10 +113,9 @@ impl Standing {
         }
     }
 
-    async fn probe(&self, judgement: &mut Judgement) {
+    async fn probe(&self, judgement: &mut Judgement, patience: Duration) {
         let first = RangeRequest { limit: 1, keys_only: true, ..RangeRequest::prefix(ROOT) };
-        // A call that outlives the grace would report its end too late.
-        if let Ok(Ok(reply)) = tokio::time::timeout(self.grace, self.store.range(first)).await {
+        if let Ok(Ok(reply)) = tokio::time::timeout(patience, self.store.range(first)).await {
             judgement.answered(reply.revision, *self.view.revisions().borrow(), Instant::now());
         }
         // Writes beside the registry raise the store's revision without an event for the view. The barrier
@@ -159,6 +171,9 @@ mod tests {
         assert!(judgement.trouble(start).is_some(), "nothing is known yet");
         judgement.answered(5.into(), 5.into(), start);
         assert_eq!(judgement.trouble(start + GRACE - Duration::from_millis(1)), None);
+        let second = Duration::from_secs(1);
+        assert_eq!(judgement.patience(start + second), GRACE - second, "it is told when the grace is over");
+        assert_eq!(judgement.patience(start + GRACE), GRACE);
         let trouble = judgement.trouble(start + GRACE).expect("too long");
         assert_eq!(trouble, "the store has not answered for 3 s");
         judgement.answered(5.into(), 5.into(), start + GRACE);

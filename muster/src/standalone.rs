@@ -195,28 +195,41 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
         drain_handle.finish().await;
     });
     let drain = tasks.drain().clone();
+    let own_admin = (admin != listening).then_some(admin);
     tasks.spawn(async move {
         let ready = drain.run_until_cancelled(readiness.ready()).await;
         if ready.is_some() {
-            println!("{}", greeting(listening, secure, exposure));
+            println!("{}", greeting(listening, secure, own_admin, exposure));
         }
     });
     Ok(())
 }
 
-/// The text for a person who has started the registry by hand: the next steps, as lines that work when
-/// pasted.
-fn greeting(listening: SocketAddr, secure: bool, exposure: Exposure) -> String {
-    let program = std::env::args().next().unwrap_or_else(|| "muster".into());
+/// The address at which a program on this machine reaches a listener.
+fn reachable(listening: SocketAddr) -> SocketAddr {
     // 0.0.0.0 and [::] mean all addresses of the machine, and clients cannot connect to them everywhere.
     let ip = match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
+    SocketAddr::new(ip, listening.port())
+}
+
+/// The text for a person who has started the registry by hand: the next steps, as lines that work when
+/// pasted.
+fn greeting(
+    listening: SocketAddr,
+    secure: bool,
+    own_admin: Option<SocketAddr>,
+    exposure: Exposure,
+) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "muster".into());
     let scheme = if secure { "https" } else { "http" };
     // A socket address writes brackets around IPv6.
-    let server = format!("{scheme}://{}", SocketAddr::new(ip, listening.port()));
+    let server = format!("{scheme}://{}", reachable(listening));
+    // The admin port never speaks TLS.
+    let admin = own_admin.map_or_else(|| server.clone(), |admin| format!("http://{}", reachable(admin)));
     let at = if server == "http://127.0.0.1:30100" { String::new() } else { format!(" --server {server}") };
     let name = Name::new("", "default", "consumer");
     let notice = exposure.notice(listening).map_or_else(String::new, |notice| format!("Note: {notice}.\n"));
@@ -228,7 +241,7 @@ fn greeting(listening: SocketAddr, secure: bool, exposure: Exposure) -> String {
     };
     let consumer = derived_id(&Tenant::default(), &name, "1.0.0");
     format!(
-        "\nThe registry is ready at {server} (state: {server}/ready, metrics: {server}/metrics).\n\
+        "\nThe registry is ready at {server} (state: {admin}/ready, metrics: {admin}/metrics).\n\
          {notice}\
          To watch a change arrive, paste into another terminal:\n\n{login}  \
          {program} register{at} --name consumer\n  \
@@ -253,10 +266,14 @@ mod tests {
             ("[::]:30100", "http://[::1]:30100 "),
             ("0.0.0.0:30101", "http://127.0.0.1:30101 "),
         ] {
-            let text = greeting(listening.parse().expect("an address"), false, Exposure::default());
+            let listening = listening.parse().expect("an address");
+            let text = greeting(listening, false, None, Exposure::default());
             assert!(text.contains(&format!("ready at {server}")), "{text}");
             assert!(text.contains(&format!("--server {server}")), "{text}");
             assert!(text.contains("access control is off"), "{text}");
+            assert!(text.contains(&format!("metrics: {}/metrics", server.trim_end())), "{text}");
+            let text = greeting(listening, true, "[::]:30101".parse().ok(), Exposure::default());
+            assert!(text.contains("(state: http://[::1]:30101/ready,"), "{text}");
         }
     }
 }

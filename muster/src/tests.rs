@@ -336,7 +336,7 @@ async fn frames_are_passed_on_unchanged_as_json() {
 #[tokio::test]
 async fn a_registry_without_a_readiness_route_has_an_unknown_status() {
     let done = muster(&start(&FakeRegistry::default()).await, &["status"]).await;
-    assert!(done.out.contains("api      4.0.0\nready    unknown\n"), "{}", done.out);
+    assert!(done.out.contains("api      4.0.0\nready    unknown (muster doctor --admin"), "{}", done.out);
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ use sides::{has_provider, rule_name, rules_of};
 
 /// Pause while a Service-Center node holds the lock of the rules.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// Names that one transaction notes. etcd takes 128 operations.
+const NOTES_PER_TXN: usize = 100;
 /// Declarations that one request may have.
 const DECLARATIONS_PER_REQUEST: usize = 100;
 /// Providers that one declaration may name. They are written fifty at a time. A consumer of more providers
@@ -150,29 +152,47 @@ impl Registry {
     /// Notes that a consumer waits for a name. True when that was new. Cheap when it is noted already. Of
     /// several finds of one name the last counts, as with rules.
     pub(super) async fn want(&self, consumer: &ServiceRef, wanted: &Wanted) -> Result<bool, RegistryError> {
-        let snapshot = self.view.now()?;
-        if snapshot.service(consumer).is_none() {
-            return Ok(false);
+        self.want_each(consumer, std::slice::from_ref(wanted)).await
+    }
+
+    /// Notes that a consumer waits for names, as many of them in a transaction as one takes. True when one was
+    /// new.
+    async fn want_each(&self, consumer: &ServiceRef, wanted: &[Wanted]) -> Result<bool, RegistryError> {
+        let mut is_new = false;
+        for some in wanted.chunks(NOTES_PER_TXN) {
+            let snapshot = self.view.now()?;
+            if snapshot.service(consumer).is_none() {
+                break;
+            }
+            let then = self.notes(&snapshot, consumer, some);
+            if then.is_empty() {
+                continue;
+            }
+            let compare = vec![Compare::Exists(keys::service(consumer))];
+            is_new |= self.commit(Txn { compare, then, ..Txn::default() }).await?.succeeded;
         }
-        let Wanted { tenant, name, versions } = wanted;
+        Ok(is_new)
+    }
+
+    /// The writes that note names for which the consumer does not wait yet, or not in these versions.
+    fn notes(&self, snapshot: &Snapshot, consumer: &ServiceRef, wanted: &[Wanted]) -> Vec<Op> {
         let names = snapshot.tenant(&consumer.tenant).and_then(|view| view.wanted.get(&consumer.id));
-        match names.and_then(|names| names.get(&(tenant.clone(), name.clone()))) {
-            Some(noted) if noted == versions => return Ok(false),
-            Some(_) => {}
-            // Names come from clients, so a consumer may note only a bounded number of them. The find itself
-            // is answered all the same.
-            None if names.map_or(0, |names| names.len()) >= self.quotas.now().wanted => return Ok(false),
-            None => {}
+        let mut count = names.map_or(0, |names| names.len());
+        let most = self.quotas.now().wanted;
+        let mut writes = Vec::new();
+        for Wanted { tenant, name, versions } in wanted {
+            match names.and_then(|names| names.get(&(tenant.clone(), name.clone()))) {
+                Some(noted) if noted == versions => continue,
+                Some(_) => {}
+                // Names come from clients, so a consumer may note only a bounded number of them. The find
+                // itself is answered all the same.
+                None if count >= most => continue,
+                None => count += 1,
+            }
+            let key = Key::Wanted(consumer.clone(), tenant.clone(), name.clone()).render();
+            writes.extend(key.map(|key| Op::put(key, versions.clone())));
         }
-        let Some(key) = Key::Wanted(consumer.clone(), tenant.clone(), name.clone()).render() else {
-            return Ok(false);
-        };
-        let txn = Txn {
-            compare: vec![Compare::Exists(keys::service(consumer))],
-            then: vec![Op::put(key, versions.clone())],
-            ..Txn::default()
-        };
-        Ok(self.commit(txn).await?.succeeded)
+        writes
     }
 
     /// The note that a provider's name is wanted, if the consumer has one.
@@ -339,14 +359,16 @@ impl Registry {
             // The names are noted before the rules go: between the two the consumer is interested twice, not
             // at no time.
             if let Some(waiting) = snapshot.by_key(&consumer) {
-                for rule in dangling {
-                    // A note that exists already stands for a later find of the name.
-                    if self.note_of(&snapshot, &waiting, rule).is_none() {
-                        let tenant = Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone());
-                        let versions = rule.version.clone();
-                        self.want(&waiting, &Wanted { tenant, name: rule_name(rule), versions }).await?;
-                    }
-                }
+                // A note that exists already stands for a later find of the name.
+                let unnoted =
+                    dangling.iter().filter(|rule| self.note_of(&snapshot, &waiting, rule).is_none());
+                let wanted = unnoted.map(|rule| Wanted {
+                    tenant: Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone()),
+                    name: rule_name(rule),
+                    versions: rule.version.clone(),
+                });
+                // Together: each commit costs the view all rules of the consumer.
+                self.want_each(&waiting, &wanted.collect::<Vec<_>>()).await?;
             }
             let remaining = remaining.into_iter().cloned().collect();
             self.set_rules(&consumer, remaining, Mode::Overwrite).await?;

@@ -233,6 +233,38 @@ async fn a_batch_is_bounded_in_elements_and_in_its_reply() {
     probe.send("DELETE", "/v4/default/registry/microservices", &[], body).await.refused("400001");
 }
 
+/// The transactions that the control plane has sent to its store.
+fn transactions(probe: &Probe) -> f64 {
+    let figures = probe.figures();
+    let is_transaction = |line: &&str| {
+        line.starts_with("service_center_db_backend_operation_total{") && line.contains("operation=\"TXN\"")
+    };
+    let counts = figures
+        .lines()
+        .filter(is_transaction)
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    counts.sum()
+}
+
+#[tokio::test]
+async fn providers_that_do_not_exist_are_noted_together() {
+    let probe = Probe::start().await;
+    probe.service(json!({"serviceName": "c", "version": "1.0.0"})).await;
+    let consumer = json!({"appId": "default", "serviceName": "c", "version": "1.0.0"});
+    let provider = |n: usize| json!({"serviceName": format!("p{n}"), "version": "0+"});
+    let providers: Vec<Value> = (0..400).map(provider).collect();
+    let body = json!({"dependencies": [{"consumer": consumer, "providers": providers}]});
+    let before = transactions(&probe);
+    probe.put("/dependencies", &body).await.empty();
+    let written = transactions(&probe) - before;
+    // Rules come and go at fifty a transaction, under the consumer and under the providers; a hundred names are
+    // noted by each.
+    assert!((20.0..=50.0).contains(&written), "{written}");
+    probe.put("/dependencies", &body).await.empty();
+    let again = transactions(&probe) - before - written;
+    assert!(again < written, "all names are noted already: {again} of {written}");
+}
+
 #[tokio::test]
 async fn one_alias_registered_at_once_has_one_owner() {
     let probe = Probe::start().await;

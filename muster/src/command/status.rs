@@ -63,7 +63,7 @@ impl Status {
         let state = match reply.status().as_u16() {
             200 => "ok",
             // Service-Center has no such route, and a gateway or a control plane serves it on its admin port only.
-            404 => "not told at this address (muster doctor --admin asks the admin port)",
+            404 => "unknown (muster doctor --admin asks the admin port)",
             _ => "not ready",
         };
         let mut rows = vec![
