@@ -119,6 +119,20 @@ pub(crate) struct Caller {
     pub(crate) grant: Grant,
     /// A gateway asks which services answer.
     pub(crate) resolve: bool,
+    /// What the store has said since the request arrived.
+    pub(crate) confirmation: Confirmation,
+}
+
+/// Whether a request that has many parts has asked the store for its newest revision, once for all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    /// It has not: each claim that something is absent or unchanged asks.
+    #[default]
+    Unasked,
+    /// The store has named this revision, so a view that contains it proves such claims.
+    At(Revision),
+    /// The store could not be asked.
+    Unavailable,
 }
 
 impl Caller {
@@ -257,6 +271,30 @@ impl Registry {
         Ok(confirmed.revision)
     }
 
+    /// Asks the store once for a request with many parts.
+    pub(crate) async fn confirm_once(&self) -> Confirmation {
+        match self.confirmed().await {
+            Ok(Some(confirmed)) => Confirmation::At(confirmed.revision),
+            Ok(None) => Confirmation::Unavailable,
+            // Each part has its own error then.
+            Err(_) => Confirmation::Unasked,
+        }
+    }
+
+    /// Like [`Self::confirmed`], for a claim that was made on `snapshot`, and without a question if the caller's
+    /// request has asked already.
+    async fn confirmed_for(
+        &self,
+        caller: &Caller,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<Option<Arc<Snapshot>>, RegistryError> {
+        match caller.confirmation {
+            Confirmation::At(revision) if snapshot.revision >= revision => Ok(Some(snapshot.clone())),
+            Confirmation::Unavailable => Ok(None),
+            Confirmation::At(_) | Confirmation::Unasked => self.confirmed().await,
+        }
+    }
+
     /// A view that contains everything committed before the call. `None` when the store cannot be asked; then
     /// the present view is the best answer there is.
     pub(crate) async fn confirmed(&self) -> Result<Option<Arc<Snapshot>>, RegistryError> {
@@ -309,7 +347,7 @@ impl Registry {
         // Only absence is worked out twice. A lagging view may be wrong about it, and clients act on it: they
         // register again.
         match work(&snapshot) {
-            Err(error) if error.claims_absence() => match self.confirmed().await? {
+            Err(error) if error.claims_absence() => match self.confirmed_for(caller, &snapshot).await? {
                 Some(confirmed) if confirmed.revision > snapshot.revision => work(&confirmed),
                 // The view is as new as the store, or the store cannot be asked: the claim stands.
                 _ => Err(error),

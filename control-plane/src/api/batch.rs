@@ -48,9 +48,14 @@ async fn act(State(api): State<Api>, call: Call) -> Reply {
     // All elements are checked before the first is worked on: a malformed one refuses the whole request.
     let queries = body.services.into_iter().map(service_query).collect::<Result<Vec<_>, _>>()?;
     let ids = body.instances.into_iter().map(checked_ids).collect::<Result<Vec<_>, _>>()?;
+    let mut caller = call.caller.clone();
+    if queries.len() + ids.len() > 1 {
+        // Once for all elements, of which thousands may be absent or unchanged.
+        caller.confirmation = api.registry().confirm_once().await;
+    }
     let mut answer = BatchReply::default();
-    let resolutions = find_each(&api, &call.caller, queries, &mut answer).await?;
-    get_each(&api, &call.caller, ids, &mut answer).await?;
+    let resolutions = find_each(&api, &caller, queries, &mut answer).await?;
+    get_each(&api, &caller, ids, &mut answer).await?;
     let mut response = reply::raw_json(answer.body());
     // Empty unless a gateway asks for them.
     if let Some(header) = Resolution::encode_batch(resolutions.iter().map(Option::as_ref)) {

@@ -158,20 +158,21 @@ impl Registry {
         } else {
             found
         };
-        self.recheck_not_modified(found, |snapshot| search.run(snapshot)).await
+        self.recheck_not_modified(caller, found, |snapshot| search.run(snapshot)).await
     }
 
     /// Works out "nothing changed" again on a confirmed view, because it is a claim about now. Where the
     /// store cannot be asked the claim is withdrawn and the caller gets the full reply.
     async fn recheck_not_modified<T: Recheck>(
         &self,
+        caller: &Caller,
         mut found: T,
         work: impl Fn(&Arc<Snapshot>) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         if !*found.not_modified() {
             return Ok(found);
         }
-        match self.confirmed().await? {
+        match self.confirmed_for(caller, found.snapshot()).await? {
             // Nothing has come in since.
             Some(confirmed) if Arc::ptr_eq(&confirmed, found.snapshot()) => Ok(found),
             Some(confirmed) => work(&confirmed),
@@ -233,7 +234,7 @@ impl Registry {
             })
         };
         let found = self.answer(caller, list).await?;
-        self.recheck_not_modified(found, list).await
+        self.recheck_not_modified(caller, found, list).await
     }
 
     /// One instance, for a caller that may see it.
@@ -256,7 +257,7 @@ impl Registry {
             Ok(FoundInstance { instance, rev, not_modified, snapshot: snapshot.clone() })
         };
         let found = self.answer(caller, get).await?;
-        self.recheck_not_modified(found, get).await
+        self.recheck_not_modified(caller, found, get).await
     }
 
     /// The service, or `None` when the caller may not see it or a tag is missing.

@@ -233,16 +233,15 @@ async fn a_batch_is_bounded_in_elements_and_in_its_reply() {
     probe.send("DELETE", "/v4/default/registry/microservices", &[], body).await.refused("400001");
 }
 
-/// The transactions that the control plane has sent to its store.
-fn transactions(probe: &Probe) -> f64 {
+/// The calls of a kind that the control plane has sent to its store.
+fn calls(probe: &Probe, operation: &str) -> f64 {
     let figures = probe.figures();
-    let is_transaction = |line: &&str| {
-        line.starts_with("service_center_db_backend_operation_total{") && line.contains("operation=\"TXN\"")
+    let operation = format!("operation=\"{operation}\"");
+    let is_counted = |line: &&str| {
+        line.starts_with("service_center_db_backend_operation_total{") && line.contains(&operation)
     };
-    let counts = figures
-        .lines()
-        .filter(is_transaction)
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    let counts =
+        figures.lines().filter(is_counted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     counts.sum()
 }
 
@@ -254,15 +253,38 @@ async fn providers_that_do_not_exist_are_noted_together() {
     let provider = |n: usize| json!({"serviceName": format!("p{n}"), "version": "0+"});
     let providers: Vec<Value> = (0..400).map(provider).collect();
     let body = json!({"dependencies": [{"consumer": consumer, "providers": providers}]});
-    let before = transactions(&probe);
+    let before = calls(&probe, "TXN");
     probe.put("/dependencies", &body).await.empty();
-    let written = transactions(&probe) - before;
+    let written = calls(&probe, "TXN") - before;
     // Rules come and go at fifty a transaction, under the consumer and under the providers; a hundred names are
     // noted by each.
     assert!((20.0..=50.0).contains(&written), "{written}");
     probe.put("/dependencies", &body).await.empty();
-    let again = transactions(&probe) - before - written;
+    let again = calls(&probe, "TXN") - before - written;
     assert!(again < written, "all names are noted already: {again} of {written}");
+}
+
+#[tokio::test]
+async fn a_batch_asks_the_store_once_for_all_that_is_absent_or_unchanged() {
+    let probe = Probe::start().await;
+    let order = probe.service(json!({"serviceName": "order", "version": "1.0.0"})).await;
+    probe
+        .post(&format!("/microservices/{order}/instances"), &json!({"instance": {"hostName": "h"}}))
+        .await
+        .ok();
+    let find = |name: String, rev: &str| json!({"service": {"appId": "default", "serviceName": name, "version": "0+"}, "rev": rev});
+    let mut finds: Vec<Value> = (0..300).map(|n| find(format!("nobody-{n}"), "")).collect();
+    finds.push(find("order".into(), ""));
+    let path = "/instances/action?type=query";
+    let first = probe.post(path, &json!({ "services": finds })).await.ok();
+    let rev = first["services"]["updated"][0]["rev"].as_str().expect("a revision").to_owned();
+    finds.push(find("order".into(), &rev));
+    let before = calls(&probe, "SYNC");
+    let again = probe.post(path, &json!({ "services": finds })).await.ok();
+    assert_eq!(again["services"]["notModified"], json!([301]));
+    assert_eq!(again["services"]["failed"][0]["indexes"].as_array().map(Vec::len), Some(300));
+    let asked = calls(&probe, "SYNC") - before;
+    assert!(asked <= 3.0, "{asked} questions");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! and asks by its tag, and requests of the same moment share that question. If no control plane answers, the
 //! last list is the answer, marked as stale.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,16 +74,9 @@ impl GatewayParts {
         let unasked = if *edge.reachable.borrow() { None } else { stale(edge, &list, &client) };
         let answer = match unasked {
             Some(stale) => stale,
-            None => match list.turn().await {
-                Turn::Answered(content) => {
-                    edge.metrics.listed(Outcome::Here);
-                    client.told(&content)
-                }
-                turn => match self.ask_for_list(edge, request, &key, (&list, turn), &client).await? {
-                    // A control plane has its own records and traces of what it answers.
-                    (answer, Outcome::Stale) => answer,
-                    (answer, _) => return Ok(answer),
-                },
+            None => match self.list_in_turn(edge, request, &key, &list, &client).await? {
+                ListAnswer::Own(answer) => answer,
+                ListAnswer::ControlPlane(answer) => return Ok(answer),
             },
         };
         if let Some(traced) = traced {
@@ -91,6 +85,45 @@ impl GatewayParts {
         }
         self.audit_read(record, &answer);
         Ok(answer)
+    }
+
+    /// Waits for the turn of a request, and asks then if another one has not brought the answer. Ends with the
+    /// last list that is known as soon as no control plane answers any more: the question would be given up only
+    /// at the end of its time.
+    async fn list_in_turn(
+        &self,
+        edge: &EdgeReads,
+        request: Request<Body>,
+        key: &ListKey,
+        list: &Arc<List>,
+        client: &Client,
+    ) -> Result<ListAnswer, NoAnswer> {
+        let asking = async {
+            Ok(match list.turn().await {
+                Turn::Answered(content) => {
+                    edge.metrics.listed(Outcome::Here);
+                    ListAnswer::Own(client.told(&content))
+                }
+                turn => match self.ask_for_list(edge, request, key, (list, turn), client).await? {
+                    (answer, Outcome::Stale) => ListAnswer::Own(answer),
+                    (answer, _) => ListAnswer::ControlPlane(answer),
+                },
+            })
+        };
+        let mut asking = std::pin::pin!(asking);
+        let mut reachable = edge.reachable.clone();
+        let lost = async {
+            if reachable.wait_for(|reachable| !reachable).await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            answer = &mut asking => answer,
+            () = lost => match stale(edge, list, client) {
+                Some(stale) => Ok(ListAnswer::Own(stale)),
+                None => asking.await,
+            },
+        }
     }
 
     /// Asks a control plane, also in place of the requests that wait if it is this one's turn.
@@ -129,6 +162,7 @@ impl GatewayParts {
             Err(Unkept { answer, lasts }) => {
                 match question {
                     Some(question) if lasts => question.unkeepable(),
+                    Some(question) if answer.status() == StatusCode::OK => question.superseded(),
                     Some(question) => question.failed(),
                     None => {}
                 }
@@ -160,6 +194,14 @@ fn ask_by_tag(headers: &mut HeaderMap, key: &ListKey, kept: Option<&Content>) {
     }
 }
 
+/// The answer to a request for a list.
+enum ListAnswer {
+    /// From what the gateway keeps.
+    Own(Response<Body>),
+    /// A control plane's, which has its own records and traces of it.
+    ControlPlane(Response<Body>),
+}
+
 /// An answer that nobody else may have, or that cannot be kept.
 struct Unkept {
     answer: Response<Body>,
@@ -176,10 +218,10 @@ async fn content_of(
     kept: Option<&Content>,
 ) -> Result<Content, Unkept> {
     let status = answer.status();
-    // Control planes add a tag where the answer is the same for all clients that may see all services. Those of
-    // older versions never do.
+    // Control planes add a tag where the answer is the same for all clients that may see all services, unless they
+    // know nothing of the tenant.
     let Some(tag) = answer.headers().get(ETAG).cloned() else {
-        return Err(Unkept { answer, lasts: status == StatusCode::OK });
+        return Err(Unkept { answer, lasts: false });
     };
     let confirmed = Instant::now();
     match (status, kept) {

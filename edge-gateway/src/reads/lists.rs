@@ -119,10 +119,17 @@ impl Question<'_> {
         self.list.failed.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// A control plane has answered with another list, which others cannot have. So the one that is kept is over, and
+    /// what it shows may have been told as gone.
+    pub(crate) fn superseded(self) {
+        self.list.last.store(None);
+        self.failed();
+    }
+
     /// The answer cannot be kept, and the next one could not be either.
     pub(crate) fn unkeepable(self) {
         *self.list.apart_until.lock() = Some(Instant::now() + APART);
-        self.failed();
+        self.superseded();
     }
 }
 

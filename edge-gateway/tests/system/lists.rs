@@ -1,6 +1,7 @@
 //! Lists of services: kept by the gateway, confirmed by a control plane.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,7 +28,7 @@ struct Plane {
     /// `None`: no control plane answers.
     status: Arc<Mutex<Option<StatusCode>>>,
     /// The list is the same for everybody who may see all services.
-    is_tagged: bool,
+    is_tagged: Arc<AtomicBool>,
     /// The tags that requests have named; empty for none.
     asked: Arc<Mutex<Vec<String>>>,
     /// Each answer takes one of these.
@@ -45,7 +46,7 @@ impl Forward for Plane {
         let list = self.list.lock().clone();
         let mut response = Response::new(Body::from(list.clone()));
         *response.status_mut() = status;
-        if status != StatusCode::OK || !self.is_tagged {
+        if status != StatusCode::OK || !self.is_tagged.load(Ordering::Relaxed) {
             return Ok(response);
         }
         let mut tag = answer::tag::of(list.as_bytes());
@@ -79,7 +80,7 @@ impl Stage {
         let plane = Plane {
             list: Arc::new(Mutex::new("first".into())),
             status: Arc::new(Mutex::new(Some(StatusCode::OK))),
-            is_tagged,
+            is_tagged: Arc::new(is_tagged.into()),
             asked: Arc::default(),
             permits: Arc::new(Semaphore::new(1000)),
             reachable: watch::Sender::new(true),
@@ -232,8 +233,34 @@ async fn a_list_without_a_tag_is_forwarded() {
     assert_eq!([stage.list().await, stage.list().await], ["first", "first"]);
     assert_eq!(stage.asked(), [String::new(), String::new()]);
     assert_eq!(stage.counted("forwarded"), 2.0);
-    stage.get(&[(IF_NONE_MATCH.as_str(), "\"its own\"")]).await;
-    assert_eq!(stage.asked(), ["\"its own\""], "nothing is asked for in place of others");
+}
+
+#[tokio::test]
+async fn a_list_that_another_answer_has_superseded_is_not_told() {
+    let stage = Stage::start(true, ReadsConfig::default()).await;
+    stage.list().await;
+    // Control planes that have started anew know nothing of the tenant, and their answer has no tag.
+    stage.plane.is_tagged.store(false, Ordering::Relaxed);
+    *stage.plane.list.lock() = "{}".into();
+    assert_eq!(stage.list().await, "{}");
+    *stage.plane.status.lock() = None;
+    assert_eq!(stage.get(&[]).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_question_under_way_is_given_up_when_no_control_plane_answers_any_more() {
+    let stage = Stage::start(true, ReadsConfig::default()).await;
+    stage.list().await;
+    stage.asked();
+    stage.plane.permits.forget_permits(1000);
+    let lost = async {
+        while stage.plane.asked.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stage.plane.reachable.send_replace(false);
+    };
+    let (answers, ()) = tokio::join!(join_all((0..3).map(|_| stage.get(&[]))), lost);
+    assert!(answers.iter().all(|answer| answer.body() == "first" && answer.headers().contains_key(WARNING)));
 }
 
 #[tokio::test]
