@@ -21,9 +21,11 @@ pub mod query;
 pub mod reply;
 pub mod resolution;
 pub mod revision;
+pub mod shown;
 pub mod tag;
 pub mod target;
 
 pub use body::FindBody;
 pub use resolution::Resolution;
 pub use revision::{instance_revision, is_current, revision_of};
+pub use shown::Shown;

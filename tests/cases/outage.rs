@@ -239,17 +239,25 @@ async fn a_lost_bus_takes_no_gateway_out_unless_others_have_it() {
     watcher.expect("CREATE", "during", "").await;
 }
 
+/// The number of the control plane that publishes.
+async fn publisher_of(world: &World) -> usize {
+    eventually("a control plane publishes", || async {
+        for (index, node) in world.control_planes.iter().enumerate() {
+            if node.metric("muster_publisher_active", "").await > 0.0 {
+                return Some(index);
+            }
+        }
+        None
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_that_is_killed_is_replaced_without_a_gap() {
     let world = World::with().planes(2).start().await;
     let client = world.client(0);
     let Pair { provider, mut watcher, .. } = world.pair_of(0, &["i"]).await;
-    let mut publisher = 0;
-    for (index, node) in world.control_planes.iter().enumerate() {
-        if node.metric("muster_publisher_active", "").await > 0.0 {
-            publisher = index;
-        }
-    }
+    let publisher = publisher_of(&world).await;
     client.tag(&provider, "i", "0").await;
     watcher.expect("UPDATE", "i", "0").await;
     world.control_planes[publisher].process.kill();
@@ -305,4 +313,43 @@ async fn a_control_plane_without_its_store_is_passed_by() {
         (gateway.metric("muster_edge_control_planes_ready", "").await == 2.0).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_read_is_older_than_the_one_before_while_a_replica_lags() {
+    let world = World::with().planes(2).linked().plane_flag("--registry-store-grace", "1m").start().await;
+    let client = world.client(0);
+    // Its bookmarks would tell the gateway of the change.
+    let publisher = publisher_of(&world).await;
+    let [lagging, current] = [publisher, 1 - publisher].map(|number| &world.control_planes[number]);
+    let service = client.service("order").await;
+    // Not by way of the gateway from here on, which would require its own writes of each read.
+    let elsewhere = Client::new(current.api);
+    let list = "/v4/default/registry/microservices".to_owned();
+    let one = format!("{list}/{service}");
+    let write = async |value: &str| {
+        let properties = json!({"properties": {"value": value}});
+        elsewhere.call("PUT", &format!("/microservices/{service}/properties"), "", &properties).await.ok();
+    };
+    let shows = async |path: &String, value: &str| {
+        client.get(path).await.text().contains(&format!("\"value\":\"{value}\""))
+    };
+    write("before").await;
+    eventually("both control planes answer requests of the gateway", || async {
+        assert!(shows(&list, "before").await, "what was written is read");
+        let lists = ("service_center_http_request_total", "api=\"ListService\"");
+        let [of_lagging, of_current] =
+            [lagging, current].map(|plane| async { plane.metric(lists.0, lists.1).await });
+        (of_lagging.await > 0.0 && of_current.await > 0.0).then_some(())
+    })
+    .await;
+    // It still takes requests, and does not know yet that it hears of nothing.
+    lagging.store.as_ref().expect("a world of links").freeze(Direction::ToClient);
+    write("after").await;
+    for path in [&one, &list] {
+        eventually("a read shows the change", || async { shows(path, "after").await.then_some(()) }).await;
+        for read in 0..8 {
+            assert!(shows(path, "after").await, "read {read} of {path} shows what was before");
+        }
+    }
 }

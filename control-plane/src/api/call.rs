@@ -134,7 +134,7 @@ fn is_any_heartbeat(path: &str) -> bool {
 }
 
 /// True for a request that asks, also if it has its questions in a body.
-fn is_read(method: &Method, path: &str) -> bool {
+pub(super) fn is_read(method: &Method, path: &str) -> bool {
     method == Method::GET || (method == Method::POST && path.ends_with("/instances/action"))
 }
 

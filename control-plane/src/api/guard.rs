@@ -21,6 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use access::token::POLICY_WAIT;
+use answer::shown::{SHOWN, Shown};
 use answer::target;
 use axum::Router;
 use axum::body::Body;
@@ -36,6 +37,7 @@ use opentelemetry::KeyValue;
 use tower::{Service, ServiceExt};
 use tracing::debug;
 
+use super::call::is_read;
 use super::failure::Failure;
 use super::permit::{Gate, NotAdmitted, Permit};
 use crate::metrics::ApiMetrics;
@@ -129,7 +131,7 @@ impl Guard {
         if !target::is_acceptable(target) {
             return plain(StatusCode::BAD_REQUEST, target::refusal(target));
         }
-        let may_write = !matches!(*request.method(), Method::GET | Method::OPTIONS);
+        let may_write = !is_read(request.method(), uri.path()) && request.method() != Method::OPTIONS;
         let from_browser = request.headers().contains_key(header::ORIGIN);
         let accepts_gzip = answer::gzip::is_accepted(request.headers());
         let known = answer::tag::known(request.headers());
@@ -148,8 +150,16 @@ impl Guard {
         answer::reply::finish(headers, from_browser);
         // A write is answered when the view has it, so the last change in the view is late enough. It is sent
         // with refusals too: "it exists already" may be the first word about somebody else's write.
-        if may_write && let Ok(snapshot) = self.view.now() {
-            headers.insert(WRITTEN, HeaderValue::from(snapshot.changed.get()));
+        // A read may have been answered from an earlier view, which only means that the next one is required to
+        // show a little more.
+        if let Ok(snapshot) = self.view.now() {
+            let shown = Shown { incarnation: snapshot.incarnation, rev: snapshot.changed };
+            if let Some(shown) = shown.encode() {
+                headers.insert(SHOWN, shown);
+            }
+            if may_write {
+                headers.insert(WRITTEN, HeaderValue::from(snapshot.changed.get()));
+            }
         }
         response
     }

@@ -52,8 +52,15 @@ async fn the_answer_to_a_write_names_its_revision() {
         let elsewhere = Txn { then: vec![Op::put("/elsewhere", "x")], ..Txn::default() };
         assert!(probe.store().txn(elsewhere).await.expect("stored").revision.get() > rev);
     }
-    let read = probe.get(&format!("/microservices/{id}")).await;
-    assert!(!read.headers.contains_key("x-muster-revision"), "a read writes nothing");
+    let finds = json!({"services": []});
+    for read in [
+        probe.get(&format!("/microservices/{id}")).await,
+        probe.get("/microservices/none").await,
+        probe.post("/instances/action?type=query", &finds).await,
+    ] {
+        assert!(!read.headers.contains_key("x-muster-revision"), "a read writes nothing");
+        assert_eq!(read.header("x-muster-shown"), Some(format!("0/{last}").as_str()), "{}", read.text());
+    }
 }
 
 #[tokio::test]

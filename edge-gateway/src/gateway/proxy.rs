@@ -6,7 +6,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use answer::Shown;
 use answer::resolution::FOUND;
+use answer::shown::SHOWN;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use host::certificates::ACCOUNT;
@@ -26,9 +28,9 @@ use super::{GatewayParts, NoAnswer, refusal, route};
 use crate::forward::{self, NotForwarded};
 
 /// A control plane answers a read with this header only after its view has reached the revision in it: the
-/// highest that this gateway has pushed, or that of the tenant's last write through it. A pull after a push
-/// is therefore never older than the push, and a read after an answered write sees the write, whichever
-/// control planes take them.
+/// highest that this gateway has pushed, that of the tenant's last write through it, or what the tenant's reads
+/// through it have shown. A pull after a push is therefore never older than the push, a read after an answered
+/// write sees the write, and no read is older than the one before, whichever control planes take them.
 const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision");
 /// A control plane's answer to a write names a revision that contains the write.
 const WRITTEN: HeaderName = HeaderName::from_static("x-muster-revision");
@@ -98,13 +100,14 @@ impl GatewayParts {
                 remove_hop_by_hop(answer.headers_mut());
                 let written = answer.headers_mut().remove(WRITTEN);
                 let rev = written.and_then(|value| value.to_str().ok()?.parse::<Revision>().ok());
-                // A heartbeat writes nothing that a read could miss.
+                let shown = answer.headers_mut().remove(SHOWN).and_then(|value| Shown::decode(&value));
                 if let Some(rev) = rev {
                     answer.extensions_mut().insert(WrittenAt(rev));
                 }
-                if let (Some(tenant), Some(rev), false) = (tenant, rev, is_heartbeat) {
+                // A heartbeat writes nothing that a read could miss.
+                if let Some(tenant) = tenant.filter(|_| !is_heartbeat) {
                     let service = instances_of.map(|id| ServiceRef::new(tenant.clone(), id));
-                    self.upstream.note_written(tenant, service.as_ref(), rev);
+                    self.upstream.note_answer(tenant, service.as_ref(), rev, shown);
                 }
                 if method == Method::DELETE && answer.status().is_success() {
                     self.note_end(&path, tenant);
@@ -156,7 +159,7 @@ impl GatewayParts {
         }
         // Never the client's own value: it could make a control plane wait for a revision that never comes.
         headers.remove(MIN_REVISION);
-        let required = self.upstream.required_of(tenant);
+        let required = self.upstream.required_of_read(tenant);
         if required > Revision::ZERO && is_read {
             headers.insert(MIN_REVISION, HeaderValue::from(required.get()));
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use answer::Shown;
 use follow::read::Changes;
 use follow::tracker::Contents;
 use host::inventory::Inventory;
@@ -152,10 +153,33 @@ impl UpstreamHandle {
         tenant.map_or(pushed, |tenant| pushed.max(self.written.of(tenant)))
     }
 
-    /// A write of the tenant was answered at this revision. `instances_of` names the one service whose
-    /// instances it is about.
-    pub(crate) fn note_written(&self, tenant: &Tenant, instances_of: Option<&ServiceRef>, rev: Revision) {
-        self.written.note(tenant, instances_of, rev);
+    /// The same for a read that a control plane answers, which must also contain what earlier ones of the tenant have
+    /// shown. The gateway's own answers are confirmed instead.
+    pub(crate) fn required_of_read(&self, tenant: Option<&Tenant>) -> Revision {
+        let required = self.required_of(tenant);
+        tenant.map_or(required, |tenant| required.max(self.written.shown_to(tenant)))
+    }
+
+    /// A control plane has answered a request of the tenant: a write at the revision `written`, or a read.
+    /// `instances_of` names the one service whose instances the write is about. `None` for what an older control
+    /// plane does not say.
+    pub(crate) fn note_answer(
+        &self,
+        tenant: &Tenant,
+        instances_of: Option<&ServiceRef>,
+        written: Option<Revision>,
+        shown: Option<Shown>,
+    ) {
+        let known = self.requester.incarnation();
+        // A replica that has not noticed a restore yet counts revisions that the store may not reach for long.
+        if known.is_some() && shown.is_some_and(|shown| known != Some(shown.incarnation.get())) {
+            return;
+        }
+        match (written, shown) {
+            (Some(rev), _) => self.written.note(tenant, instances_of, rev),
+            (None, Some(shown)) => self.written.note_shown(tenant, shown.rev),
+            (None, None) => {}
+        }
     }
 
     /// The revision that contains the tenant's writes through this gateway, but for those of instances of one

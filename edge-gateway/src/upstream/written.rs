@@ -1,4 +1,5 @@
-//! The revisions of the writes that this gateway has passed on, by tenant. Reads of the tenant require them.
+//! The revisions of the writes that this gateway has passed on, and of the reads that it has passed back, by tenant.
+//! Reads of the tenant require them.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ const PLACES: usize = 256;
 /// The same for services.
 const SERVICE_PLACES: usize = 1024;
 
-/// The highest revision of an answered write for each tenant.
+/// The highest revision of an answered write and of an answered read for each tenant.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     all: Places<PLACES>,
@@ -20,6 +21,8 @@ pub(super) struct Written {
     records: Places<PLACES>,
     /// Writes of instances, by service.
     instances: Places<SERVICE_PLACES>,
+    /// What reads have shown.
+    shown: Places<PLACES>,
 }
 
 #[derive(Debug)]
@@ -64,6 +67,16 @@ impl Written {
         }
     }
 
+    /// A read of the tenant was answered with nothing that is later than this revision.
+    pub(super) fn note_shown(&self, tenant: &Tenant, rev: Revision) {
+        self.shown.note(tenant, rev);
+    }
+
+    /// The revision that contains everything that a read of the tenant has shown.
+    pub(super) fn shown_to(&self, tenant: &Tenant) -> Revision {
+        self.shown.of(tenant)
+    }
+
     /// The revision that contains every write of the tenant that was answered here.
     pub(super) fn of(&self, tenant: &Tenant) -> Revision {
         self.all.of(tenant)
@@ -84,6 +97,7 @@ impl Written {
         self.all.forget();
         self.records.forget();
         self.instances.forget();
+        self.shown.forget();
     }
 }
 
@@ -102,7 +116,12 @@ mod tests {
         written.note(&a, Some(&s), Revision::new(9));
         assert_eq!([written.of(&a), written.records_of(&a)], [9, 7].map(Revision::new));
         assert_eq!([written.instances_of(&s), written.instances_of(&t)], [9, 0].map(Revision::new));
+        written.note_shown(&a, Revision::new(12));
+        written.note_shown(&a, Revision::new(11));
+        assert_eq!([written.shown_to(&a), written.shown_to(&b)], [12, 0].map(Revision::new));
+        assert_eq!(written.of(&a), Revision::new(9), "a read is no write");
         written.forget();
+        assert_eq!(written.shown_to(&a), Revision::ZERO);
         let all = [written.of(&a), written.records_of(&a), written.instances_of(&s)];
         assert_eq!(all, [Revision::ZERO; 3]);
     }

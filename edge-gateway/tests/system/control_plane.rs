@@ -288,6 +288,7 @@ impl ControlPlane {
                 publisher: "test".to_owned(),
                 providers,
                 by_find: true,
+                incarnation: Some(0),
                 ..pb::Bookmark::default()
             }
         };

@@ -148,6 +148,43 @@ async fn a_read_requires_the_last_write_of_its_tenant() {
 }
 
 #[tokio::test]
+async fn a_read_requires_what_earlier_ones_of_its_tenant_have_shown() {
+    let tasks = Tasks::new();
+    // The path of each request says what its answer shows.
+    let control_plane = any(async |request: Request| {
+        let required = request.headers().get("x-muster-min-revision");
+        let required = required.and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+        let shown = request.uri().query().unwrap_or_default().to_owned();
+        (axum::response::AppendHeaders([("x-muster-shown", shown)]), required)
+    });
+    let address = served(control_plane.into_router(), &tasks).await;
+    let world = World::with_forward(config(), replicas(vec![address], &tasks)).await;
+    world.control_plane.bookmark().await;
+    // A replica that has not noticed a restore yet counts revisions of another incarnation. Each attempt is made for
+    // another tenant, until the gateway knows the incarnation of its store.
+    for attempt in 0.. {
+        let path = format!("/v4/attempt-{attempt}/registry/microservices/a");
+        ask(&world, "GET", &format!("{path}?4/100"), "").await.expect("an answer");
+        if ask(&world, "GET", &format!("{path}?"), "").await == Ok((200, "-".to_owned())) {
+            break;
+        }
+    }
+    for (method, path, required) in [
+        ("GET", "/v4/default/registry/microservices/a?0/5", "-"),
+        ("GET", "/v4/default/registry/microservices/a?0/9", "5"),
+        // Another replica may show an earlier state, when it has answered a request from before.
+        ("GET", "/v4/default/registry/microservices/a?0/7", "9"),
+        ("GET", "/v4/another/registry/microservices/a?", "-"),
+        ("GET", "/v4/default/registry/microservices/a?4/100", "9"),
+        ("GET", "/v4/default/registry/microservices/a?", "9"),
+    ] {
+        let answer = ask(&world, method, path, "").await;
+        assert_eq!(answer, Ok((200, required.to_owned())), "{method} {path}");
+    }
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
 async fn a_draining_gateway_answers_while_it_holds_watchers() {
     let drain_over = std::time::Duration::from_secs(3600);
     let world =
