@@ -129,7 +129,8 @@ impl Standing {
     }
 
     fn note_space(&self, before: Option<StoreSpace>, now: Option<StoreSpace>) -> Option<StoreSpace> {
-        self.ration.set_space(now);
+        let tenants = || Some(self.view.now().ok()?.tenants.keys().cloned().collect());
+        self.ration.set_space(now, tenants);
         let is_full = |space: Option<StoreSpace>| space.is_some_and(|space| space.full);
         if is_full(now) && !is_full(before) {
             warn!(

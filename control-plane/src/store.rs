@@ -334,8 +334,9 @@ pub enum StoreError {
     /// So many calls wait for the store that one more would not be reached in time. Nothing happened.
     #[error("too many requests wait for the store")]
     Busy,
-    /// The store is nearly full, and this tenant has recently written most. The write did not happen.
-    #[error("the store is nearly full, and this tenant has written much of late")]
+    /// The store is nearly full, and this tenant has recently written much, or all new tenants together have. The
+    /// write did not happen.
+    #[error("the store is nearly full, and this tenant, or all new ones together, have written much of late")]
     Rationed,
 }
 

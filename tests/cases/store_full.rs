@@ -4,6 +4,44 @@ use harness::{World, eventually};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tenants_that_are_made_up_do_not_fill_the_store() {
+    let world = World::with()
+        .etcd_argument("--quota-backend-bytes=67108864")
+        .plane_flag("--etcd-quota", "64MiB")
+        .start()
+        .await;
+    let client = world.client(0);
+    let provider = client.service("order").await;
+    let mut refused = 0;
+    // As much as the store takes with large values, and then with smaller ones.
+    for n in 0..500 {
+        let value = "x".repeat(if n < 200 { 400_000 } else { 100_000 });
+        let services = format!("/v4/made-up-{n}/registry/microservices");
+        let service = json!({"serviceName": "s", "appId": "a", "version": "1.0.0"});
+        let body = json!({"service": service}).to_string();
+        let registered = client.try_send("POST", &services, &[], body).await.expect("an answer");
+        let answer = match registered.status {
+            200 => {
+                let id = registered.ok()["serviceId"].as_str().expect("an id").to_owned();
+                let body = json!({"schema": value}).to_string();
+                let path = format!("{services}/{id}/schemas/large");
+                client.try_send("PUT", &path, &[], body).await.expect("an answer")
+            }
+            _ => registered,
+        };
+        match answer.status {
+            200 => {}
+            429 => refused += 1,
+            other => panic!("tenant {n} fills the store: {other} {}", answer.text()),
+        }
+    }
+    assert!(refused > 100, "{refused} refusals");
+    for n in 0..20 {
+        client.instance_with(&provider, &format!("i-{n}"), 300).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_fills_the_store_is_slowed_first() {
     let world = World::with()
         .etcd_argument("--quota-backend-bytes=67108864")

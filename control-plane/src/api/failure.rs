@@ -198,7 +198,8 @@ impl From<RegistryError> for Failure {
         match code {
             Code::StoreFull => return Self::new(code, "the store is full; an operator has to make room"),
             Code::Rationed => {
-                let detail = "the store is nearly full, and this tenant has written much of late; write less, or later";
+                let detail = "the store is nearly full, and this tenant, or all new ones together, have written much of \
+                              late; write less, or later";
                 return Self::new(code, detail);
             }
             _ => {}

@@ -6,8 +6,12 @@
 //! etcd keeps each version of each value until it is compacted, and when its file reaches the quota it
 //! refuses every write of every tenant until an operator has acted. So what a tenant has *written* counts,
 //! not what it holds. While the store has room nobody is slowed.
+//!
+//! Clients choose the names of tenants, so a share for each would be no bound. Those that the registry did not
+//! have when the store became nearly full, the *newcomers*, share one tenant's ration. The last part of the
+//! quota is a reserve for the known ones, in equal parts, so that somebody who writes little goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +30,12 @@ use crate::keys::Key;
 
 /// The share of the quota from which on the store counts as nearly full.
 pub(crate) const NEARLY_FULL: f64 = 0.8;
+/// The part of the quota at its end that is kept for the known tenants: a twentieth.
+const RESERVE_PART: u64 = 20;
 /// The part of the remaining room that one tenant may fill, until what it wrote is half forgotten.
 const TENANT_PART: u64 = 8;
-/// Bytes that a tenant may always write, so that small ones go on to the end.
-const ALWAYS: u64 = 256 << 10;
+/// Bytes that are little: a tenant that wrote less can be forgotten.
+const LITTLE: f64 = 16384.0;
 /// The time after which what a tenant has written counts half.
 const HALF_LIFE: Duration = Duration::from_secs(300);
 /// The number of tenants from which on those that have written little are forgotten.
@@ -47,17 +53,63 @@ struct RationState {
     /// The bytes that were written since the store told its room. A fast writer must not fill it meanwhile.
     since: u64,
     recent: HashMap<Tenant, RecentBytes>,
+    /// The tenants that the registry had when the store became nearly full. `None` while it has room, and until the
+    /// registry has been read.
+    known: Option<HashSet<Tenant>>,
+    /// The bytes of all other tenants together.
+    newcomers: Option<RecentBytes>,
+}
+
+impl RationState {
+    /// The bytes that a tenant may have written of late. `None` while there is room for all.
+    fn allowed(&self, is_newcomer: bool) -> Option<u64> {
+        let space = self.space?;
+        let space = StoreSpace { used: space.used.saturating_add(self.since), ..space };
+        if space.share() < NEARLY_FULL {
+            return None;
+        }
+        let room = space.quota.saturating_sub(space.used);
+        let reserve = space.quota / RESERVE_PART;
+        // The nearer the reserve, the less one tenant may write, so the store fills ever slower and small writers go on.
+        let part = room.saturating_sub(reserve) / TENANT_PART;
+        if is_newcomer {
+            return Some(part);
+        }
+        let known = self.known.as_ref().map_or(0, HashSet::len) as u64;
+        // What is forgotten may be written again, so at the very end nobody writes all that is left.
+        let reserved = (reserve / known.max(TENANT_PART)).min(room / TENANT_PART);
+        Some(part.max(reserved))
+    }
 }
 
 /// The bytes that a tenant has written, of which older ones count less.
 struct RecentBytes {
     bytes: f64,
     at: Instant,
-    /// True while the tenant's writes are refused, so that the log says it once.
+    /// True from the first write that was refused until the store has room again: the log says it once, however a
+    /// client alternates.
     refused: bool,
 }
 
+impl RationState {
+    fn recent_of(&mut self, tenant: &Tenant, now: Instant) -> &mut RecentBytes {
+        // Clients choose the names of tenants, so the map is bounded: those that wrote next to nothing lose
+        // nothing by being forgotten.
+        if self.recent.len() >= MANY_TENANTS && !self.recent.contains_key(tenant) {
+            self.recent.retain(|_, recent| {
+                recent.decay(now);
+                recent.bytes >= LITTLE
+            });
+        }
+        self.recent.entry(tenant.clone()).or_insert_with(|| RecentBytes::none(now))
+    }
+}
+
 impl RecentBytes {
+    fn none(now: Instant) -> Self {
+        Self { bytes: 0.0, at: now, refused: false }
+    }
+
     fn decay(&mut self, now: Instant) {
         let halves = now.saturating_duration_since(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
         self.bytes *= 0.5_f64.powf(halves);
@@ -92,47 +144,48 @@ impl Ration {
         Self { state, refused }
     }
 
-    /// Notes how full the store is.
-    pub(crate) fn set_space(&self, space: Option<StoreSpace>) {
+    /// Notes how full the store is. `tenants` reads those that the registry has, and is called when the store has
+    /// become nearly full; `None` if they cannot be read yet.
+    pub(crate) fn set_space(
+        &self,
+        space: Option<StoreSpace>,
+        tenants: impl FnOnce() -> Option<HashSet<Tenant>>,
+    ) {
+        let is_short = space.is_some_and(|space| space.share() >= NEARLY_FULL);
         let mut state = self.state.lock();
         state.space = space;
         state.since = 0;
+        if !is_short {
+            (state.known, state.newcomers) = (None, None);
+            state.recent.values_mut().for_each(|recent| recent.refused = false);
+        } else if state.known.is_none() {
+            state.known = tenants();
+        }
     }
 
     fn admit(&self, txn: &Txn, now: Instant) -> Result<(), StoreError> {
         let Some((tenant, bytes)) = written_by(txn) else { return Ok(()) };
         let mut state = self.state.lock();
-        let since = state.since;
-        // `None` while there is room for all. The nearer the quota, the less one tenant may write, so the store
-        // fills ever slower and small writers go on.
-        let allowed = state
-            .space
-            .map(|space| StoreSpace { used: space.used.saturating_add(since), ..space })
-            .filter(|space| space.share() >= NEARLY_FULL)
-            .map(|space| (space.quota.saturating_sub(space.used) / TENANT_PART).max(ALWAYS) as f64);
-        // Clients choose the names of tenants, so the map is bounded: those that wrote next to nothing lose
-        // nothing by being forgotten.
-        if state.recent.len() >= MANY_TENANTS && !state.recent.contains_key(&tenant) {
-            state.recent.retain(|_, recent| {
-                recent.decay(now);
-                recent.bytes >= ALWAYS as f64 / 16.0
-            });
-        }
-        let recent =
-            state.recent.entry(tenant.clone()).or_insert(RecentBytes { bytes: 0.0, at: now, refused: false });
+        let is_newcomer = state.known.as_ref().is_some_and(|known| !known.contains(&tenant));
+        let allowed = state.allowed(is_newcomer);
+        let recent = if is_newcomer {
+            state.newcomers.get_or_insert_with(|| RecentBytes::none(now))
+        } else {
+            state.recent_of(&tenant, now)
+        };
         recent.decay(now);
-        if allowed.is_some_and(|allowed| recent.bytes + bytes as f64 > allowed) {
+        if allowed.is_some_and(|allowed| recent.bytes + bytes as f64 > allowed as f64) {
             if !std::mem::replace(&mut recent.refused, true) {
+                let whose = if is_newcomer { "new tenants together" } else { "the tenant" };
                 warn!(
                     domain = tenant.domain,
                     project = tenant.project,
-                    "the store is nearly full, and writes of the tenant that wrote most are refused"
+                    "the store is nearly full, and writes are refused because of what {whose} wrote of late"
                 );
             }
             self.refused.add(1, &[]);
             return Err(StoreError::Rationed);
         }
-        recent.refused = false;
         recent.bytes += bytes as f64;
         state.since += bytes;
         Ok(())
@@ -253,8 +306,14 @@ mod tests {
 
     fn ration(used: u64) -> Ration {
         let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
-        ration.set_space(Some(StoreSpace { used, quota: 100 * MIB, full: false }));
+        fill(&ration, used, &["loud", "quiet", "other"]);
         ration
+    }
+
+    /// So many bytes of 100 MiB are in use, and the registry has these tenants.
+    fn fill(ration: &Ration, used: u64, tenants: &[&str]) {
+        let tenants = || Some(tenants.iter().map(|domain| Tenant::new(*domain, "default")).collect());
+        ration.set_space(Some(StoreSpace { used, quota: 100 * MIB, full: false }), tenants);
     }
 
     fn write(domain: &str, bytes: usize) -> Txn {
@@ -272,7 +331,7 @@ mod tests {
         let now = Instant::now();
         let ration = ration(50 * MIB);
         assert_eq!(flood(&ration, "loud", now), 30, "nobody is slowed while there is room");
-        ration.set_space(Some(StoreSpace { used: 90 * MIB, quota: 100 * MIB, full: false }));
+        fill(&ration, 80 * MIB, &["loud", "quiet", "other"]);
         assert!(matches!(ration.admit(&write("loud", 10), now), Err(StoreError::Rationed)));
         assert!(ration.admit(&write("quiet", 10), now).is_ok());
         assert_eq!(flood(&ration, "other", now), 1, "an eighth of the room that is left");
@@ -283,6 +342,53 @@ mod tests {
                 .admit(&Txn { then: vec![Op::put("/muster/publisher", "x")], ..Txn::default() }, now)
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn tenants_that_are_made_up_share_one_ration() {
+        let now = Instant::now();
+        let ration = ration(80 * MIB);
+        let admitted = (0..1000).filter(|n| ration.admit(&write(&format!("new-{n}"), 400_000), now).is_ok());
+        assert_eq!(admitted.count(), 4, "an eighth of the room that is left");
+        let small = (0..100_000).filter(|n| ration.admit(&write(&format!("small-{n}"), 100), now).is_ok());
+        assert!(small.count() < 10_000, "small writes are no way around it");
+        assert_eq!(flood(&ration, "quiet", now), 1, "a tenant that was there has a ration of its own");
+    }
+
+    #[test]
+    fn the_reserve_is_for_tenants_that_were_there() {
+        let now = Instant::now();
+        let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
+        // They came in time, and are as many as somebody could make up before.
+        let prepared: Vec<String> = (0..1000).map(|n| format!("prepared-{n}")).collect();
+        let tenants: Vec<&str> = prepared.iter().map(String::as_str).chain(["quiet"]).collect();
+        fill(&ration, 80 * MIB, &tenants);
+        for tenant in &prepared {
+            while ration.admit(&write(tenant, 100_000), now).is_ok() {}
+        }
+        for tenant in &prepared {
+            while ration.admit(&write(tenant, 100), now).is_ok() {}
+        }
+        assert!(ration.admit(&write("new", 100), now).is_err());
+        let registrations = (0..100).take_while(|_| ration.admit(&write("quiet", 500), now).is_ok());
+        assert!(registrations.count() > 4, "its part of the reserve");
+        let used = 80 * MIB + ration.state.lock().since;
+        assert!(used < 100 * MIB, "{used} of {} bytes", 100 * MIB);
+    }
+
+    #[test]
+    fn a_registry_that_is_not_read_yet_has_no_newcomers() {
+        let now = Instant::now();
+        let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
+        let space = Some(StoreSpace { used: 97 * MIB, quota: 100 * MIB, full: false });
+        ration.set_space(space, || None);
+        assert!(ration.admit(&write("first", 10), now).is_ok());
+        ration.set_space(space, || Some(HashSet::from([Tenant::new("first", "default")])));
+        assert!(ration.admit(&write("first", 10), now).is_ok());
+        assert!(ration.admit(&write("second", 10), now).is_err());
+        // There is room again.
+        fill(&ration, 50 * MIB, &[]);
+        assert!(ration.admit(&write("second", 10), now).is_ok());
     }
 
     #[test]
@@ -297,7 +403,7 @@ mod tests {
     #[test]
     fn writes_are_admitted_again_after_a_while() {
         let now = Instant::now();
-        let ration = ration(90 * MIB);
+        let ration = ration(85 * MIB);
         assert_eq!(flood(&ration, "loud", now), 1);
         assert!(ration.admit(&write("loud", MIB as usize), now + HALF_LIFE / 2).is_err());
         assert!(ration.admit(&write("loud", MIB as usize / 2), now + HALF_LIFE * 2).is_ok());
@@ -306,7 +412,7 @@ mod tests {
     #[test]
     fn a_store_that_does_not_tell_its_room_slows_nobody() {
         let ration = ration(0);
-        ration.set_space(None);
+        ration.set_space(None, || None);
         assert_eq!(flood(&ration, "loud", Instant::now()), 200);
     }
 
