@@ -134,7 +134,8 @@ impl Standing {
         let is_full = |space: Option<StoreSpace>| space.is_some_and(|space| space.full);
         if is_full(now) && !is_full(before) {
             warn!(
-                "the store is full and refuses every write; compact and defragment it, then disarm its alarm"
+                "the store is full; etcd has to be compacted and defragmented, and its alarm disarmed: see the runbook \
+                 store-full"
             );
             self.alarms.raise(AlarmId::InternalError, StoreError::Full(room(now)).to_string());
         }

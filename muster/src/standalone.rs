@@ -23,7 +23,7 @@ use host::audit::Audit;
 use host::exposure::Exposure;
 use host::figures::sampler::Sampler;
 use host::program::{self, Host, Program, ProgramSettings};
-use settings::{Config, Settings};
+use settings::{Config, Settings, Size};
 use shared::model::Tenant;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -40,6 +40,8 @@ pub(crate) const STORE_FILE: &str = "muster.redb";
 pub(crate) struct StandaloneConfig {
     /// Directory of the embedded store.
     pub(crate) data_dir: PathBuf,
+    /// The most bytes of keys and values in the embedded store.
+    pub(crate) store_quota: u64,
     /// Address of a separate listener for `/live`, `/ready`, `/metrics`. Without it they share `listen`.
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Logs, the duration of a drain, and the token of remote operators.
@@ -72,6 +74,15 @@ impl Config for StandaloneConfig {
                 "./muster-data",
                 "Directory of the embedded store; created if missing.",
             ),
+            store_quota: settings
+                .within::<Size>(
+                    "store.quota",
+                    "2GiB",
+                    "1MiB"..="1024GiB",
+                    "Bytes of keys and values in the embedded store. A write that would make them more is refused, \
+                     and from 80 % on tenants that wrote much of late are slowed.",
+                )
+                .0 as u64,
             admin_listen: settings.optional(
                 "admin-listen",
                 "Address for /live, /ready and /metrics; without it they are served beside the API.",
@@ -131,8 +142,9 @@ async fn start(config: StandaloneConfig, host: &mut Host<StandaloneConfig>) -> a
     let is_new = !file.exists();
     let bus = Arc::new(LocalBus::new());
     let secure = config.gateway.http.tls.is_some();
+    let store = EmbeddedConfig { quota: config.store_quota, ..EmbeddedConfig::default() };
     let parts = Parts {
-        store: EmbeddedStore::open(&file, EmbeddedConfig::default(), &tasks)
+        store: EmbeddedStore::open(&file, store, &tasks)
             .with_context(|| format!("the store in {} cannot be opened", file.display()))?,
         bus: bus.clone(),
         config: plane,

@@ -1,19 +1,13 @@
 //! An etcd that reaches its quota.
 
-use harness::{World, eventually};
+use harness::{Client, Process, World, eventually, port};
 use serde_json::{Value, json};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tenants_that_are_made_up_do_not_fill_the_store() {
-    let world = World::with()
-        .etcd_argument("--quota-backend-bytes=67108864")
-        .plane_flag("--etcd-quota", "64MiB")
-        .start()
-        .await;
-    let client = world.client(0);
+/// Writes under ever new tenants, twice as much as a store of 64 MiB takes: with large values, and then with
+/// smaller ones. Another tenant goes on.
+async fn make_up_tenants(client: &Client) {
     let provider = client.service("order").await;
     let mut refused = 0;
-    // As much as the store takes with large values, and then with smaller ones.
     for n in 0..500 {
         let value = "x".repeat(if n < 200 { 400_000 } else { 100_000 });
         let services = format!("/v4/made-up-{n}/registry/microservices");
@@ -39,6 +33,33 @@ async fn tenants_that_are_made_up_do_not_fill_the_store() {
     for n in 0..20 {
         client.instance_with(&provider, &format!("i-{n}"), 300).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_that_are_made_up_do_not_fill_etcd() {
+    let world = World::with()
+        .etcd_argument("--quota-backend-bytes=67108864")
+        .plane_flag("--etcd-quota", "64MiB")
+        .start()
+        .await;
+    make_up_tenants(&world.client(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_that_are_made_up_do_not_fill_an_embedded_store() {
+    let address = port::local();
+    let listen = address.to_string();
+    let flags = ["standalone", "--data-dir", "data", "--listen", &listen, "--store-quota", "64MiB"];
+    let registry = Process::ours("muster").args(flags);
+    registry.start();
+    let client = Client::new(address);
+    eventually("the registry is ready", || async {
+        (client.try_get("/ready").await?.status == 200).then_some(())
+    })
+    .await;
+    make_up_tenants(&client).await;
+    let ready = client.get("/ready").await.text();
+    assert!(ready.contains("of its quota are used"), "{ready}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ use host::lifecycle::Tasks;
 use shared::model::Revision;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream};
+use super::{LeaseId, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply, WatchStream};
 
 mod contents;
 mod file;
@@ -68,6 +68,9 @@ pub struct EmbeddedConfig {
     /// The most bytes of history, in memory and about as many in the file. The newest revision is always
     /// kept.
     pub history_bytes: u64,
+    /// The most bytes of keys and values. A write that would make them more is refused as [`StoreError::Full`]; deletes
+    /// and smaller values make room.
+    pub quota: u64,
     /// Deadline of a call.
     pub request_timeout: Duration,
 }
@@ -77,6 +80,8 @@ impl Default for EmbeddedConfig {
         Self {
             revisions_kept: 100_000,
             history_bytes: 64 * 1024 * 1024,
+            // etcd's own default.
+            quota: 2 << 30,
             request_timeout: Duration::from_secs(5),
         }
     }
@@ -88,6 +93,7 @@ pub struct EmbeddedStore {
     shared: Arc<SharedState>,
     commands: mpsc::Sender<WriteCommand>,
     head: watch::Receiver<Revision>,
+    quota: u64,
     request_timeout: Duration,
 }
 
@@ -118,11 +124,12 @@ impl EmbeddedStore {
             commands: waiting,
             head,
             bounds: HistoryBounds { commits: config.revisions_kept, bytes: config.history_bytes },
+            quota: config.quota,
             trouble: String::new(),
         };
         tasks.spawn_named("store_writer", writer.run(tasks.abort().clone()));
-        let request_timeout = config.request_timeout;
-        Ok(Arc::new(Self { path, shared, commands, head: head_receiver, request_timeout }))
+        let EmbeddedConfig { quota, request_timeout, .. } = config;
+        Ok(Arc::new(Self { path, shared, commands, head: head_receiver, quota, request_timeout }))
     }
 
     async fn write<T>(
@@ -193,6 +200,11 @@ impl Store for EmbeddedStore {
 
     async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
         self.write(|reply| WriteCommand::Compact(rev, reply)).await
+    }
+
+    async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
+        let used = self.shared.read(|state, _| state.bytes);
+        Ok(Some(StoreSpace { used, quota: self.quota, full: used >= self.quota }))
     }
 
     fn endpoints(&self) -> Vec<String> {

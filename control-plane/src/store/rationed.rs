@@ -137,7 +137,8 @@ impl Ration {
         let refused = meter
             .u64_counter("muster_store_refused_writes_total")
             .with_description(
-                "Writes refused because the store is nearly full and their tenant has written much.",
+                "Writes refused because the store is nearly full and their tenant, or all new tenants together, have \
+                 written much.",
             )
             .build();
         refused.add(0, &[]);

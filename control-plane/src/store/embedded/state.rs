@@ -32,6 +32,8 @@ pub(super) struct StoreState {
     pub(super) rev: Revision,
     pub(super) keys: RedBlackTreeMapSync<Arc<str>, Arc<KeyValue>>,
     pub(super) leases: HashTrieMapSync<LeaseId, LeaseEntry>,
+    /// The bytes of all keys and values.
+    pub(super) bytes: u64,
 }
 
 impl StoreState {
@@ -41,6 +43,7 @@ impl StoreState {
             rev: Revision::new(1),
             keys: RedBlackTreeMapSync::new_sync(),
             leases: HashTrieMapSync::new_sync(),
+            bytes: 0,
         }
     }
 
@@ -50,16 +53,29 @@ impl StoreState {
         if let Some(lease) = kv.lease {
             self.attach(lease, &key);
         }
-        self.keys.insert_mut(key, kv);
+        self.insert(key, kv);
     }
 
     /// Undoes the newest commit. The state's revision stays, because range replies carry the newest one.
     pub(super) fn undo(&mut self, commit: &LoggedCommit) {
         for change in commit.changes.iter().rev() {
             match &change.before {
-                Some(kv) => self.keys.insert_mut(change.key.clone(), kv.clone()),
-                None => _ = self.keys.remove_mut(&*change.key),
+                Some(kv) => self.insert(change.key.clone(), kv.clone()),
+                None => self.remove(&change.key),
             }
+        }
+    }
+
+    fn insert(&mut self, key: Arc<str>, kv: Arc<KeyValue>) {
+        self.remove(&key);
+        self.bytes += size(&kv);
+        self.keys.insert_mut(key, kv);
+    }
+
+    fn remove(&mut self, key: &str) {
+        if let Some(before) = self.keys.get(key) {
+            self.bytes -= size(before);
+            self.keys.remove_mut(key);
         }
     }
 
@@ -174,7 +190,7 @@ impl StoreState {
             }
         }
         let after = Arc::new(KeyValue { key, value, create_rev, mod_rev: rev, version, lease });
-        self.keys.insert_mut(name.clone(), after.clone());
+        self.insert(name.clone(), after.clone());
         KeyChange { key: name, after: Some(after), before }
     }
 
@@ -183,7 +199,7 @@ impl StoreState {
         if let Some(lease) = before.lease {
             self.detach(lease, &name);
         }
-        self.keys.remove_mut(key);
+        self.remove(key);
         Some(KeyChange { key: name, after: None, before: Some(before) })
     }
 
@@ -198,6 +214,11 @@ impl StoreState {
             lease.keys.remove_mut(key);
         }
     }
+}
+
+/// The bytes of a key and its value.
+fn size(kv: &KeyValue) -> u64 {
+    (kv.key.len() + kv.value.len()) as u64
 }
 
 fn item(kv: &Arc<KeyValue>, keys_only: bool) -> KeyValue {

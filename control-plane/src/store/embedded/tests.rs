@@ -276,3 +276,45 @@ async fn an_acknowledged_write_survives_kill_9_at_any_moment() {
         floor = state.rev;
     }
 }
+
+#[tokio::test]
+async fn a_write_beyond_the_quota_is_refused_and_a_delete_makes_room() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let config = EmbeddedConfig { quota: 1000, ..EmbeddedConfig::default() };
+    let tasks = Tasks::new();
+    let store = open(&directory, config.clone(), &tasks);
+    let text = |length: usize| "x".repeat(length);
+    let try_put = async |store: &EmbeddedStore, key: &str, length: usize| {
+        store.txn(Txn { then: vec![Op::put(key, text(length))], ..Txn::default() }).await
+    };
+    let used = async |store: &EmbeddedStore| store.space().await.expect("is told").expect("has a quota").used;
+    let old = put(&store, "/t/a", &text(496)).await;
+    put(&store, "/t/b", &text(396)).await;
+    assert_eq!(used(&store).await, 900);
+    let refused = try_put(&store, "/t/c", 97).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Full(reason)) if reason == "900 of 1000 bytes are used"),
+        "{refused:?}"
+    );
+    let keys = store.range(RangeRequest::prefix("/t/")).await.expect("range");
+    assert_eq!((keys.items.len(), keys.revision), (2, old.next()), "a refused write leaves nothing behind");
+    try_put(&store, "/t/c", 96).await.expect("there is room for that");
+    assert!(store.space().await.expect("is told").expect("has a quota").full);
+    assert!(try_put(&store, "/t/c", 97).await.is_err());
+    try_put(&store, "/t/a", 396).await.expect("a smaller value makes room");
+    assert_eq!(used(&store).await, 900);
+    // Reading the past does not count.
+    let past = RangeRequest { revision: Some(old), ..RangeRequest::key("/t/a") };
+    assert_eq!(store.range(past).await.expect("history is kept").items[0].value.len(), 496);
+    close(store, tasks).await;
+
+    // With a smaller quota the store opens, and only what makes it smaller passes.
+    let tasks = Tasks::new();
+    let store = open(&directory, EmbeddedConfig { quota: 500, ..config }, &tasks);
+    assert_eq!(used(&store).await, 900);
+    assert!(try_put(&store, "/t/d", 1).await.is_err());
+    try_put(&store, "/t/b", 10).await.expect("is smaller");
+    store.txn(Txn { then: vec![Op::Delete("/t/a".into())], ..Txn::default() }).await.expect("makes room");
+    try_put(&store, "/t/d", 1).await.expect("there is room");
+    close(store, tasks).await;
+}

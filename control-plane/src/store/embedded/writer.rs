@@ -60,6 +60,8 @@ pub(super) struct CommitWriter {
     pub(super) commands: mpsc::Receiver<WriteCommand>,
     pub(super) head: watch::Sender<Revision>,
     pub(super) bounds: HistoryBounds,
+    /// The most bytes of keys and values.
+    pub(super) quota: u64,
     /// The reason for which writes are refused while the file is not open.
     pub(super) trouble: String,
 }
@@ -144,7 +146,7 @@ impl CommitWriter {
             _ = draft.revoke(lease);
         }
         for command in commands {
-            draft.take(command, &self.shared);
+            draft.take(command, &self.shared, self.quota);
         }
         let excess = self.shared.read(|_, log| log.excess(&draft.batch.commits, self.bounds));
         draft.batch.forget = draft.batch.forget.max(excess);
@@ -266,16 +268,13 @@ impl CommitWriter {
 }
 
 impl Draft {
-    fn take(&mut self, command: WriteCommand, shared: &SharedState) {
+    fn take(&mut self, command: WriteCommand, shared: &SharedState, quota: u64) {
         match command {
             // A caller that has stopped waiting got "unavailable", and expects no write after that.
             WriteCommand::Txn(_, reply) if reply.is_closed() => {}
             WriteCommand::Grant(_, reply) if reply.is_closed() => {}
             WriteCommand::Txn(txn, reply) => {
-                let result = self.state.apply(txn).map(|(reply, commit)| {
-                    self.batch.commits.extend(commit.map(Arc::new));
-                    reply
-                });
+                let result = self.txn(txn, quota);
                 self.reply_later(reply, result);
             }
             WriteCommand::Grant(ttl, reply) => {
@@ -291,6 +290,21 @@ impl Draft {
                 self.reply_later(reply, result);
             }
         }
+    }
+
+    /// Runs a transaction, unless it would make the store larger than the quota. What makes it smaller always passes.
+    fn txn(&mut self, txn: Txn, quota: u64) -> Result<TxnReply, StoreError> {
+        // A copy costs a few reference counts.
+        let before = self.state.clone();
+        let (reply, commit) = self.state.apply(txn)?;
+        let bytes = self.state.bytes;
+        if bytes > quota && bytes > before.bytes {
+            let used = before.bytes;
+            self.state = before;
+            return Err(StoreError::Full(format!("{used} of {quota} bytes are used")));
+        }
+        self.batch.commits.extend(commit.map(Arc::new));
+        Ok(reply)
     }
 
     fn grant(&mut self, ttl: i64) -> Result<LeaseId, StoreError> {
