@@ -31,6 +31,20 @@ pub const MAX_TENANT_NAME: usize = 128;
 /// keeps.
 pub const MAX_ID: usize = 64;
 
+/// True for a text that the registry takes as a domain or a project: 1 to [`MAX_TENANT_NAME`] characters, no slash,
+/// which would shift the parts of keys, and no control characters. Every plane refuses others.
+pub fn is_tenant_name(text: &str) -> bool {
+    let is_character = |c: char| c != '/' && !c.is_control();
+    !text.is_empty() && text.chars().count() <= MAX_TENANT_NAME && text.chars().all(is_character)
+}
+
+/// True for a text that the registry takes as the id of a service: 1 to [`MAX_ID`] characters, no blanks, no slash
+/// and no control characters. Every plane refuses others.
+pub fn is_service_id(text: &str) -> bool {
+    let is_character = |c: char| c != '/' && c != ' ' && !c.is_control();
+    !text.is_empty() && text.chars().count() <= MAX_ID && text.chars().all(is_character)
+}
+
 /// A tenant: domain and project. `default/default` unless a client says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tenant {

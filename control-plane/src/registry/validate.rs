@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use shared::model::{
-    DataCenter, HealthCheck, Instance, MAX_ID, MAX_TENANT_NAME, Service, ServiceKey, WEIGHT,
+    DataCenter, HealthCheck, Instance, MAX_ID, MAX_TENANT_NAME, Service, ServiceKey, WEIGHT, is_service_id,
+    is_tenant_name,
 };
 
 use super::RegistryError;
@@ -88,16 +89,12 @@ fn no_blank(text: &str) -> bool {
 }
 
 fn no_blank_or_slash(text: &str) -> bool {
-    no_blank(text) && !text.contains('/')
+    no_blank(text) && !text.contains('/') && !text.chars().any(char::is_control)
 }
 
 /// At least one character that is not a blank.
 fn not_blank(text: &str) -> bool {
     text.chars().any(|c| no_blank(c.encode_utf8(&mut [0; 4])))
-}
-
-fn tenant_form(text: &str) -> bool {
-    !text.contains('/') && !text.chars().any(char::is_control)
 }
 
 fn tag_form(text: &str) -> bool {
@@ -124,12 +121,12 @@ fn one_of(allowed: &'static [&'static str]) -> impl Fn(&str) -> bool {
 
 pub(crate) fn tenant(domain: &str, project: &str) -> Checked {
     let rule = "no '/', no control characters";
-    check("domain", domain, 1, MAX_TENANT_NAME, tenant_form, rule)?;
-    check("project", project, 1, MAX_TENANT_NAME, tenant_form, rule)
+    check("domain", domain, 1, MAX_TENANT_NAME, is_tenant_name, rule)?;
+    check("project", project, 1, MAX_TENANT_NAME, is_tenant_name, rule)
 }
 
 pub(crate) fn service_id(id: &str) -> Checked {
-    check("serviceId", id, 1, MAX_ID, no_blank_or_slash, NO_BLANKS_OR_SLASH)
+    check("serviceId", id, 1, MAX_ID, is_service_id, NO_BLANKS_OR_SLASH)
 }
 
 pub(crate) fn instance_id(id: &str) -> Checked {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Uri};
 use percent_encoding::percent_decode_str;
-use shared::model::{MAX_ID, MAX_TENANT_NAME, Revision, Scope, ServiceRef, Tenant};
+use shared::model::{Revision, Scope, ServiceRef, Tenant, is_service_id, is_tenant_name};
 
 use crate::eureka::{Place, is_eureka};
 use crate::watch::Selector;
@@ -32,9 +32,9 @@ pub(super) const TENANT: &str = "x-tenant-name";
 /// The header in which a client of server-sent events names the last one that it has read.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-const BAD_TENANT: &str =
-    "the domain and the project have 1 to 128 characters, and the domain is printable ASCII";
-const BAD_ID: &str = "the id of a service or an instance has 1 to 64 characters";
+const BAD_TENANT: &str = "the domain and the project have 1 to 128 characters, no slash and no control characters, and the domain is \
+     printable ASCII";
+const BAD_ID: &str = "the id of a service or an instance has 1 to 64 characters, no blanks and no slash";
 
 /// A request for a watch, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -316,8 +316,7 @@ pub(super) fn service_of_instances(path: &str) -> Option<String> {
 }
 
 fn check_tenant(tenant: &Tenant) -> Result<(), &'static str> {
-    let is_bounded =
-        has_at_most(&tenant.domain, MAX_TENANT_NAME) && has_at_most(&tenant.project, MAX_TENANT_NAME);
+    let is_bounded = is_tenant_name(&tenant.domain) && is_tenant_name(&tenant.project);
     // The registry takes the domain from a header, so no other text can be a domain; and none could be asked
     // for when a control plane must consent to a watch.
     let is_printable = tenant.domain.bytes().all(|byte| (b' '..=b'~').contains(&byte));
@@ -325,7 +324,7 @@ fn check_tenant(tenant: &Tenant) -> Result<(), &'static str> {
 }
 
 fn check_id(id: &str) -> Result<(), &'static str> {
-    if !id.is_empty() && has_at_most(id, MAX_ID) { Ok(()) } else { Err(BAD_ID) }
+    if is_service_id(id) { Ok(()) } else { Err(BAD_ID) }
 }
 
 /// The registry counts characters and not bytes.
@@ -411,8 +410,8 @@ mod tests {
             Some("t/default/abc")
         );
         assert_eq!(
-            watcher("/v4/p%201/registry/microservices/a%2Fb/watcher", &[]).as_deref(),
-            Some("default/p 1/a/b")
+            watcher("/v4/p%201/registry/microservices/a%2Bb/watcher", &[]).as_deref(),
+            Some("default/p 1/a+b")
         );
     }
 
@@ -434,6 +433,20 @@ mod tests {
         assert_eq!(providers, ["a", "b"]);
         let many: Vec<String> = (0..=MAX_PROVIDERS).map(|n| n.to_string()).collect();
         assert!(read(&format!("{WATCHER}?providers={}", many.join(","))).is_err());
+    }
+
+    #[test]
+    fn names_that_the_registry_does_not_take_are_refused() {
+        for (path, problem) in [
+            ("/v4/a%00/registry/watcher?all", BAD_TENANT),
+            ("/v4/a%2Fb/registry/watcher?all", BAD_TENANT),
+            ("/v4/p/registry/microservices/a%2Fb/watcher", BAD_ID),
+            ("/v4/p/registry/microservices/a%0Ab/watcher", BAD_ID),
+            ("/v4/p/registry/watcher?providers=a,b%20c", BAD_ID),
+        ] {
+            assert_eq!(read(path), Err(problem), "{path}");
+            assert_eq!(tenant_of(path, &HeaderMap::new()).is_none(), problem == BAD_TENANT, "{path}");
+        }
     }
 
     fn scope(app_id: Option<&str>, environment: Option<&str>) -> Selector {

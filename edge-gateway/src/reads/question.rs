@@ -4,7 +4,7 @@ use answer::query::Query;
 use answer::{gzip, target};
 use http::{HeaderMap, Method, Request, header};
 use percent_encoding::percent_decode_str;
-use shared::model::{MAX_ID, ServiceRef, Tenant};
+use shared::model::{MAX_ID, ServiceRef, Tenant, is_service_id};
 
 pub(super) const CONSUMER: &str = "x-consumerid";
 /// Parameters with which an answer depends on more than a gateway knows, or must not come from it.
@@ -176,7 +176,7 @@ fn provider(rest: &str, tenant: &Tenant) -> Option<About> {
 
 fn id(segment: &str) -> Option<String> {
     let id = percent_decode_str(segment).decode_utf8().ok()?;
-    (!id.is_empty() && id.chars().count() <= MAX_ID).then(|| id.into_owned())
+    is_service_id(&id).then(|| id.into_owned())
 }
 
 /// The consumer that a request names.
@@ -206,8 +206,8 @@ mod tests {
         assert_eq!(read(Method::GET, v3, "c"), Some(About::Find { key: "a\0b\0\0e".into() }));
         assert_eq!(read(Method::GET, find, ""), None);
         assert_eq!(read(Method::HEAD, find, "c"), None);
-        let service = ServiceRef::new(Tenant::default(), "s/1");
-        let list = "/v4/p/registry/microservices/s%2F1/instances";
+        let service = ServiceRef::new(Tenant::default(), "s+1");
+        let list = "/v4/p/registry/microservices/s%2B1/instances";
         assert_eq!(read(Method::GET, list, "c"), Some(About::List { service: service.clone() }));
         let one = format!("{list}/i");
         assert_eq!(read(Method::GET, &one, "c"), Some(About::One { service, instance: "i".into() }));

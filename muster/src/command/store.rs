@@ -42,12 +42,19 @@ enum StoreCommand {
     },
 }
 
+/// A file can be whole and old.
+const NOT_WITNESSED: &str = "muster.head beside the store is missing or damaged, so nothing shows whether the store holds \
+                             all that was acknowledged";
+
 impl Store {
     pub(crate) fn run(self, screen: &mut Screen) -> Result<(), CommandFailure> {
         match self.command {
             StoreCommand::Check { path, output } => {
                 let file = file_of(&path);
                 let summary = embedded::check(&file).map_err(failure)?;
+                if !summary.witnessed {
+                    screen.note(NOT_WITNESSED);
+                }
                 match output {
                     OutputFormat::Json => screen.json(&json!({"sound": true, "store": of(&summary)})),
                     OutputFormat::Table => {
@@ -84,7 +91,8 @@ fn words(summary: &StoreSummary) -> String {
 }
 
 fn of(summary: &StoreSummary) -> serde_json::Value {
-    json!({"revision": summary.revision, "keys": summary.keys, "leases": summary.leases})
+    let StoreSummary { revision, keys, leases, witnessed } = summary;
+    json!({"revision": revision, "keys": keys, "leases": leases, "witnessed": witnessed})
 }
 
 fn name(way: SalvageWay) -> &'static str {

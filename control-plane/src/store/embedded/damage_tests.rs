@@ -216,6 +216,14 @@ async fn a_check_tells_a_sound_file_from_a_damaged_one() {
     let written = written(true).await;
     let summary = check(&written.path).expect("sound");
     assert_eq!((summary.keys, summary.leases), (written.keys.len(), written.leases.len()));
+    assert!(summary.witnessed);
+    let head = Head::path(&written.path);
+    let witness = fs::read(&head).expect("a head");
+    fs::write(&head, "not a head").expect("writable");
+    assert!(!check(&written.path).expect("sound").witnessed, "a damaged head shows nothing");
+    fs::remove_file(&head).expect("removable");
+    assert!(!check(&written.path).expect("a copy is sound").witnessed);
+    fs::write(&head, witness).expect("writable");
     let in_use = StoreFile::open(&written.path).unwrap_or_else(|error| panic!("{error}"));
     assert!(matches!(check(&written.path), Err(OpenError::Locked(_))));
     drop(in_use);
@@ -232,8 +240,10 @@ async fn salvage_saves_all_behind_a_damaged_header() {
     let salvage = salvage(&written.path, &saved).expect("saved");
     assert_eq!(salvage.way, SalvageWay::Whole);
     assert_eq!(open(&saved).expect("sound"), (written.keys.clone(), written.leases.clone()));
-    let again = super::salvage(&written.path, &saved).expect_err("nothing is overwritten");
-    assert!(matches!(again, OpenError::Io { .. }), "{again}");
+    for to in [&saved, &written.path] {
+        let again = super::salvage(&written.path, to).expect_err("nothing is overwritten");
+        assert!(matches!(again, OpenError::Exists(_)), "{again}");
+    }
 }
 
 #[tokio::test]

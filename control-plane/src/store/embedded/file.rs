@@ -51,6 +51,9 @@ pub enum OpenError {
     /// Another process has the file open.
     #[error("{0} is in use by another process")]
     Locked(PathBuf),
+    /// A store is to be made where one is.
+    #[error("{0} exists already and is not overwritten; name a new directory")]
+    Exists(PathBuf),
     /// The file has no contents, which no store of ours ever had.
     #[error(
         "{0} is empty: its contents were lost, or it was made by hand; put a copy back, or remove it to begin \
@@ -172,7 +175,7 @@ impl StoreFile {
         guarded(path, || {
             let head = locked_head(path)?;
             if path.exists() {
-                return Err(OpenError::Io { path: path.into(), source: io::ErrorKind::AlreadyExists.into() });
+                return Err(OpenError::Exists(path.into()));
             }
             create(path, state)?;
             let acknowledged = Acknowledged { batch: 0, rev: state.rev };
@@ -184,9 +187,10 @@ impl StoreFile {
         fs::create_dir_all(directory(path)).map_err(|source| io_error(path, source))?;
         let head = locked_head(path)?;
         let acknowledged = head.read();
-        if head.is_damaged() {
-            warn!(head = %Head::path(path).display(), "the head of the store is damaged, so nothing shows whether \
-                the store holds all that was acknowledged");
+        if acknowledged.is_none() && path.exists() {
+            let trouble = if head.is_damaged() { "is damaged" } else { "is missing" };
+            warn!(head = %Head::path(path).display(), "the head of the store {trouble}, so nothing shows whether the \
+                store holds all that was acknowledged");
         }
         match fs::metadata(path) {
             Ok(metadata) if metadata.len() == 0 => return Err(OpenError::Empty(path.into())),

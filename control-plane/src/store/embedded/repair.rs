@@ -32,11 +32,15 @@ pub struct StoreSummary {
     pub keys: usize,
     /// The number of leases.
     pub leases: usize,
+    /// True if the head beside the file shows that nothing that was acknowledged is missing. False without a head, as
+    /// in a copy of the file alone, or with one that is damaged.
+    pub witnessed: bool,
 }
 
 impl StoreSummary {
-    fn of(state: &StoreState) -> Self {
-        Self { revision: state.rev.get(), keys: state.keys.size(), leases: state.leases.size() }
+    fn of(state: &StoreState, acknowledged: Option<Acknowledged>) -> Self {
+        let (keys, leases) = (state.keys.size(), state.leases.size());
+        Self { revision: state.rev.get(), keys, leases, witnessed: acknowledged.is_some() }
     }
 }
 
@@ -71,7 +75,7 @@ pub fn check(path: &Path) -> Result<StoreSummary, OpenError> {
     }
     let Contents { state, batch, .. } = contents::verify(path)?;
     refuse_behind(path, &state, batch, acknowledged)?;
-    Ok(StoreSummary::of(&state))
+    Ok(StoreSummary::of(&state, acknowledged))
 }
 
 /// Saves what is whole in the store at `from` to a new file at `to`. Blocks while the files are read and
@@ -80,6 +84,10 @@ pub fn check(path: &Path) -> Result<StoreSummary, OpenError> {
 /// # Errors
 /// If nothing can be read, `to` exists, or it cannot be written.
 pub fn salvage(from: &Path, to: &Path) -> Result<Salvage, OpenError> {
+    // Before anything is locked: the damaged store itself may be named, and is not in use.
+    if to.exists() {
+        return Err(OpenError::Exists(to.into()));
+    }
     let (_lock, acknowledged) = head_of(from)?;
     let (mut state, way) = match contents::verify(from).or_else(|_| contents::verify_with_mended_header(from))
     {
