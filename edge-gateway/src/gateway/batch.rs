@@ -18,7 +18,7 @@ use shared::model::{Revision, Tenant};
 
 use super::gate::Caller;
 use super::polls::resolutions_of;
-use super::reads::{EdgeReads, age_if_told, finished, mark_stale};
+use super::reads::{Asked, EdgeReads, age_if_told, finished, mark_stale};
 use super::{GatewayParts, NoAnswer};
 use crate::metrics::Answered as Outcome;
 use crate::polls::Given;
@@ -69,16 +69,17 @@ impl GatewayParts {
         }
         if answered.is_none() {
             request.headers_mut().insert(ASK, HeaderValue::from_static("1"));
-            let mut answer = self.pass_on_in_place(request, Some(tenant)).await?;
-            let known = if answer.status().is_server_error() { stale(edge, &questions, grant) } else { None };
-            if known.is_none() {
-                edge.metrics.answered(Outcome::Forwarded);
-                let resolutions = resolutions_of(&mut answer);
-                poll.offer_forwarded(&answer, None);
-                self.learn_batch(edge, questions, resolutions);
-                return Ok(poll.follow(answer));
+            let last = || stale(edge, &questions, grant);
+            match self.ask_or(edge, request, tenant, last).await? {
+                Asked::Last(last) => answered = Some(last),
+                Asked::ControlPlane(mut answer) => {
+                    edge.metrics.answered(Outcome::Forwarded);
+                    let resolutions = resolutions_of(&mut answer);
+                    poll.offer_forwarded(&answer, None);
+                    self.learn_batch(edge, questions, resolutions);
+                    return Ok(poll.follow(answer));
+                }
             }
-            answered = known;
         }
         let Some(Answered { reply, contained, stale }) = answered else { return Err(NoAnswer) };
         edge.metrics.answered(match stale {
@@ -116,9 +117,7 @@ impl GatewayParts {
         let claims = asked.any(|((.., asked), found)| is_current(&asked.rev, &found.rev));
         if reads.config.confirm_unchanged && claims {
             // A claim about now, which another gateway may have contradicted with a push.
-            let changes = edge.barrier.pass().await;
-            edge.metrics.barrier(changes.is_some());
-            let changes = changes?;
+            let changes = edge.changes().await?;
             // The state may have moved on while the barrier was passed; usually it has not.
             let now = reads.view();
             if !Arc::ptr_eq(&now, &view) {

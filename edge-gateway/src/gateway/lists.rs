@@ -4,7 +4,6 @@
 //! and asks by its tag, and requests of the same moment share that question. If no control plane answers, the
 //! last list is the answer, marked as stale.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -110,20 +109,7 @@ impl GatewayParts {
                 },
             })
         };
-        let mut asking = std::pin::pin!(asking);
-        let mut reachable = edge.reachable.clone();
-        let lost = async {
-            if reachable.wait_for(|reachable| !reachable).await.is_err() {
-                pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            answer = &mut asking => answer,
-            () = lost => match stale(edge, list, client) {
-                Some(stale) => Ok(ListAnswer::Own(stale)),
-                None => asking.await,
-            },
-        }
+        edge.unless_lost(asking, || stale(edge, list, client).map(|stale| Ok(ListAnswer::Own(stale)))).await
     }
 
     /// Asks a control plane, also in place of the requests that wait if it is this one's turn.

@@ -5,6 +5,7 @@
 //!    follows the consumer from then on.
 //! 3. If no control plane answers, the last that is known is the answer, marked as stale.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,13 @@ use answer::resolution::ASK;
 use answer::{FindBody, Resolution, is_current};
 use axum::body::Body;
 use bytes::Bytes;
-use follow::read::Proof;
+use follow::read::{Changes, Proof};
 use host::audit::{Decision, Record};
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{AGE, WARNING};
 use http::{HeaderValue, Request, Response};
 use opentelemetry::KeyValue;
-use shared::model::ServiceRef;
+use shared::model::{ServiceRef, Tenant};
 use tokio::sync::watch;
 
 use super::gate::{Caller, Transport};
@@ -41,6 +42,62 @@ pub(crate) struct EdgeReads {
     pub(crate) reachable: watch::Receiver<bool>,
     pub(crate) metrics: ReadsMetrics,
     pub(crate) lists: Arc<Lists>,
+}
+
+/// The time in which a control plane says on the bus what has changed although none answers requests. One that is
+/// there does so in a few milliseconds.
+const BUS_ALONE: Duration = Duration::from_millis(250);
+
+impl EdgeReads {
+    /// Passes the barrier. `None` when nobody says what has changed: the question itself would be given up only at
+    /// the end of its time.
+    pub(super) async fn changes(&self) -> Option<Arc<Changes>> {
+        let lost = async {
+            self.lost().await;
+            tokio::time::sleep(BUS_ALONE).await;
+        };
+        let changes = tokio::select! {
+            biased;
+            changes = self.barrier.pass() => changes,
+            () = lost => None,
+        };
+        self.metrics.barrier(changes.is_some());
+        changes
+    }
+
+    /// Waits for what control planes answer. As soon as none answers any more, `known` is the answer, if there is
+    /// one: the question would be given up only at the end of its time.
+    pub(super) async fn unless_lost<T>(
+        &self,
+        asking: impl Future<Output = T>,
+        known: impl FnOnce() -> Option<T>,
+    ) -> T {
+        let mut asking = std::pin::pin!(asking);
+        tokio::select! {
+            biased;
+            answer = &mut asking => answer,
+            () = self.lost() => match known() {
+                Some(known) => known,
+                None => asking.await,
+            },
+        }
+    }
+
+    /// Returns when no control plane answers.
+    async fn lost(&self) {
+        // Without its sender the gateway ends, and so does the request.
+        if self.reachable.clone().wait_for(|reachable| !reachable).await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// The outcome of a question to a control plane.
+pub(super) enum Asked<L> {
+    /// Its answer.
+    ControlPlane(Response<Body>),
+    /// The last that is known here, because there is no better answer.
+    Last(L),
 }
 
 /// An answer, and its content.
@@ -132,9 +189,7 @@ impl GatewayParts {
             return Some(told(edge, &view, question, found));
         }
         // A claim about now, which another gateway may have contradicted with a push.
-        let changes = edge.barrier.pass().await;
-        edge.metrics.barrier(changes.is_some());
-        let changes = changes?;
+        let changes = edge.changes().await?;
         // The state may have moved on while the barrier was passed; usually it has not.
         let now = reads.view();
         let found = if Arc::ptr_eq(&now, &view) {
@@ -164,14 +219,16 @@ impl GatewayParts {
         if is_find {
             request.headers_mut().insert(ASK, HeaderValue::from_static("1"));
         }
-        let mut answer = self.pass_on_in_place(request, Some(&question.reader.consumer.tenant)).await?;
-        if answer.status().is_server_error()
-            && let Some((stale, given)) = stale(edge, &question, &caller.grant)
-        {
-            poll.offer(given);
-            self.audit_read(record, &stale);
-            return Ok(poll.follow(stale));
-        }
+        let tenant = &question.reader.consumer.tenant;
+        let last = || stale(edge, &question, &caller.grant);
+        let mut answer = match self.ask_or(edge, request, tenant, last).await? {
+            Asked::ControlPlane(answer) => answer,
+            Asked::Last((stale, given)) => {
+                poll.offer(given);
+                self.audit_read(record, &stale);
+                return Ok(poll.follow(stale));
+            }
+        };
         edge.metrics.answered(Outcome::Forwarded);
         let resolution = resolution_of(&mut answer);
         poll.offer_forwarded(&answer, resolution.as_ref());
@@ -179,6 +236,23 @@ impl GatewayParts {
             self.learn(edge, question, resolution);
         }
         Ok(poll.follow(answer))
+    }
+
+    /// Asks a control plane. `last` gives what is known here, which stands in for the answer of one that fails, and
+    /// for none.
+    pub(super) async fn ask_or<L>(
+        &self,
+        edge: &EdgeReads,
+        request: Request<Body>,
+        tenant: &Tenant,
+        last: impl Fn() -> Option<L>,
+    ) -> Result<Asked<L>, NoAnswer> {
+        let asking = async {
+            let answer = self.pass_on_in_place(request, Some(tenant)).await?;
+            let last = if answer.status().is_server_error() { last() } else { None };
+            Ok(last.map_or(Asked::ControlPlane(answer), Asked::Last))
+        };
+        edge.unless_lost(asking, || last().map(|last| Ok(Asked::Last(last)))).await
     }
 
     /// Keeps the services that answer a find, and follows the consumer from now on.

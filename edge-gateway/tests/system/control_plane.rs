@@ -37,6 +37,8 @@ struct Truth {
     forgotten: Revision,
     /// The number of requests to decline before one is answered.
     declining: usize,
+    /// No request is answered.
+    is_silent: bool,
     replays: usize,
     /// The access policy, once there is one.
     policy: Option<Policy>,
@@ -83,7 +85,10 @@ impl ControlPlane {
             responders.spawn(async move {
                 while let Some(request) = requests.next().await {
                     // The lock ends before the replies are published, which awaits.
-                    let parts = answer(&mut truth.lock().expect("not poisoned"), &request.payload);
+                    let parts = match &mut *truth.lock().expect("not poisoned") {
+                        truth if truth.is_silent => continue,
+                        truth => answer(truth, &request.payload),
+                    };
                     let reply = request.reply.expect("a request names where to answer");
                     for part in parts {
                         bus.publish(Message::new(reply.clone(), part)).await.expect("publishes");
@@ -354,6 +359,11 @@ impl ControlPlane {
 
     pub(crate) fn decline(&self, requests: usize) {
         self.truth().declining = requests;
+    }
+
+    /// Answers nothing any more, as one that hangs.
+    pub(crate) fn fall_silent(&self) {
+        self.truth().is_silent = true;
     }
 
     pub(crate) fn replays(&self) -> usize {

@@ -1,7 +1,8 @@
 //! Finds that the gateway answers from its own state.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use answer::resolution::{ASK, FOUND, Resolution};
@@ -42,12 +43,20 @@ struct Plane {
     answer: Arc<Mutex<Answer>>,
     /// The requests that asked for the services.
     asked: Arc<Mutex<usize>>,
+    /// Requests are taken, and no answer comes.
+    is_silent: Arc<AtomicBool>,
+    /// The requests that wait for an answer that does not come.
+    waiting: Arc<AtomicUsize>,
     reachable: watch::Sender<bool>,
 }
 
 #[async_trait]
 impl Forward for Plane {
     async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, NotForwarded> {
+        if self.is_silent.load(Ordering::SeqCst) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            pending::<()>().await;
+        }
         let Answer { status, found, written } = self.answer.lock().expect("not poisoned").clone();
         let mut response = Response::new(Body::from(ASKED));
         *response.status_mut() = status.ok_or(NotForwarded::Unavailable)?;
@@ -108,6 +117,8 @@ impl Stage {
         let plane = Plane {
             answer: Arc::new(Mutex::new(answer)),
             asked: Arc::default(),
+            is_silent: Arc::default(),
+            waiting: Arc::default(),
             reachable: watch::Sender::new(reachable),
         };
         if !reachable {
@@ -121,6 +132,15 @@ impl Stage {
     /// A usual stage, on which a find was asked and is answered by the gateway since.
     async fn followed() -> Self {
         let stage = Self::start().await;
+        stage.follow().await;
+        stage
+    }
+
+    /// The same with a gateway that waits so long for an answer on the bus.
+    async fn asking_for(request_timeout: Duration) -> Self {
+        let upstream = UpstreamConfig { request_timeout, ..config().upstream };
+        let reads = ReadsConfig { fresh: Duration::from_secs(60), ..ReadsConfig::default() };
+        let stage = Self::with(reads, Config { upstream, ..config() }).await;
         stage.follow().await;
         stage
     }
@@ -345,6 +365,42 @@ async fn without_control_planes_the_last_that_is_known_is_marked() {
     // A gateway that knows that no control plane answers does not wait for one.
     stage.plane.reachable.send_replace(false);
     assert!(stage.find("").await.stale);
+}
+
+#[tokio::test]
+async fn a_find_under_way_is_given_up_when_no_control_plane_answers_any_more() {
+    let stage = Stage::asking_for(Duration::from_millis(100)).await;
+    let rev = stage.find("").await.rev;
+    let batch = batch_of(&rev, &[], &[]);
+    // The first of them only tells the gateway which services answer.
+    assert_eq!(stage.batch(&batch).await.body, ASKED);
+    // Nobody says on the bus what has changed, and then nobody answers at all.
+    stage.world.control_plane.fall_silent();
+    stage.plane.is_silent.store(true, Ordering::SeqCst);
+    let lost = async {
+        while stage.plane.waiting.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+        stage.plane.reachable.send_replace(false);
+    };
+    let all = async { tokio::join!(stage.find(&rev), stage.batch(&batch), lost) };
+    let (single, batch, ()) = tokio::time::timeout(PATIENCE, all).await.expect("the last that is known");
+    assert_eq!((single.status, single.stale, batch.status, batch.stale), (304, true, 200, true));
+}
+
+#[tokio::test]
+async fn nobody_waits_long_for_a_silent_bus_when_no_control_plane_answers() {
+    // A question on the bus would be given up after the test.
+    let stage = Stage::asking_for(Duration::from_secs(3600)).await;
+    let rev = stage.find("").await.rev;
+    let batch = batch_of(&rev, &[], &[]);
+    // The first of them only tells the gateway which services answer.
+    assert_eq!(stage.batch(&batch).await.body, ASKED);
+    stage.world.control_plane.fall_silent();
+    stage.plane.reachable.send_replace(false);
+    let all = async { tokio::join!(stage.find(&rev), stage.batch(&batch)) };
+    let (single, batch) = tokio::time::timeout(PATIENCE, all).await.expect("the last that is known");
+    assert_eq!((single.status, single.stale, batch.status, batch.stale), (304, true, 200, true));
 }
 
 /// A batch of finds of `p`, by a client that has this revision, and of further elements.
