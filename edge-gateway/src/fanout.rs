@@ -158,7 +158,13 @@ impl ShardHandle {
     /// A handle without a shard, and the messages that are sent to it.
     #[cfg(test)]
     pub(crate) fn without_shard() -> (Self, mpsc::Receiver<ToShard>) {
-        let (queue, messages) = mpsc::channel(SHARD_QUEUE);
+        Self::with_queue(SHARD_QUEUE)
+    }
+
+    /// The same with room for so many messages.
+    #[cfg(test)]
+    pub(crate) fn with_queue(most: usize) -> (Self, mpsc::Receiver<ToShard>) {
+        let (queue, messages) = mpsc::channel(most);
         (Self { queue }, messages)
     }
 

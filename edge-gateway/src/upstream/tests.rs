@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bus::{BusError, Link, LocalBus, Message};
 use prost::Message as _;
 use proto::event::v1 as pb;
-use shared::event::Position;
-use shared::model::{Revision, Tenant};
+use shared::event::{Action, InstanceEvent, Position, Via};
+use shared::model::{Instance, Revision, ServiceKey, Tenant};
 use shared::subject;
 
 use super::config::NamesConfig;
@@ -97,7 +97,8 @@ async fn start_replica(bus: Arc<dyn Bus>, digests: usize) {
 fn listed_providers(request: &[u8]) -> Vec<u8> {
     let request = pb::InterestRequest::decode(request).expect("a request decodes");
     let provider = provider();
-    let is_listed = request.only.contains(&provider.id);
+    let is_of_tenant = request.scope.is_some() && request.only.is_empty();
+    let is_listed = is_of_tenant || request.only.contains(&provider.id);
     let providers = is_listed.then(|| (&provider).into()).into_iter().collect();
     pb::InterestReply { exists: true, rev: 5, providers, ..Default::default() }.encode_to_vec()
 }
@@ -186,6 +187,76 @@ async fn a_comparison_lasts_until_its_last_request_ends() {
     assert!(requests.is_comparing(), "the second request is still under way");
     assert!(matches!(requests.next().await, Some(Ended::Replied(Reply::Compared(_, Err(_))))));
     assert!(!requests.is_comparing());
+}
+
+/// A change of [`provider`] at revision 6.
+fn change() -> InstanceEvent {
+    let instance = Arc::new(Instance { instance_id: "i".into(), ..Instance::default() });
+    let key = Arc::new(ServiceKey { tenant: "default/default".into(), ..ServiceKey::default() });
+    InstanceEvent {
+        provider: provider(),
+        at: Position::first_of(Revision::new(6)),
+        prev: Position::default(),
+        action: Action::Create,
+        key,
+        instance,
+        mod_rev: Revision::new(6),
+        committed_at: 1,
+        via: Via::default(),
+    }
+}
+
+/// A client that reacts to a push by a find must find what it was pushed.
+#[tokio::test(start_paused = true)]
+async fn finds_show_a_change_before_a_shard_has_it() {
+    let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
+    start_replica(bus.clone(), 0).await;
+    let (shard, mut messages) = ShardHandle::with_queue(1);
+    let (upstream, handle) = Upstream::new(
+        UpstreamConfig::default(),
+        bus.clone(),
+        vec![shard.clone()],
+        Vec::new(),
+        PolicyHandle::off(),
+        Beats::none(),
+        metrics(),
+    );
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(upstream.run(stop.clone()));
+    let selector = Selector::Providers(Arc::new([provider()].into()));
+    let receives = Receives { encoding: Encoding::Resumable, right: None };
+    let tenant = Tenant::default();
+    let opening =
+        async { tokio::join!(handle.hold_tenant(&tenant), handle.join(watcher(), selector, receives, None)) };
+    // The shard takes what it is sent until everything has come to rest.
+    let shard_at_work = async {
+        loop {
+            messages.recv().await.expect("the gateway goes on");
+        }
+    };
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = shard_at_work => unreachable!("a shard works for ever"),
+    };
+    assert!(opened.0.is_ok() && opened.1.is_ok(), "{opened:?}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    while messages.try_recv().is_ok() {}
+
+    // The shard has no time, and one message waits for it already.
+    assert!(shard.send(ToShard::Restored).await);
+    let event = change();
+    bus.publish(Message::new(subject::event(&provider()), event.encode()))
+        .await
+        .expect("the local bus is open");
+    // The clock moves on when everything waits.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let view = handle.reads().view();
+    let topic = view.read.topics.get(&provider()).expect("the service is followed");
+    assert_eq!(topic.at, event.at);
+    assert!(matches!(messages.recv().await, Some(ToShard::Restored)));
+    assert!(matches!(messages.recv().await, Some(ToShard::Append { .. })), "the push comes after that");
+    stop.cancel();
+    task.await.expect("the upstream does not panic");
 }
 
 /// Everything that an upstream holds for watches.
