@@ -140,6 +140,8 @@ impl Shard {
         }
         self.trim_or_forget(index);
         self.tally.read_timeouts += u64::from(reason == Reason::ReadTimeout);
+        // First its places: a reader of the figures who sees that it is gone may open another one.
+        drop(session);
         self.setup.metrics.closed(reason);
     }
 }
