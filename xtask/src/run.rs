@@ -27,6 +27,16 @@ pub fn cargo(arguments: &[&str]) -> Command {
     // Cargo names itself in `CARGO`, so the toolchain that built this program also builds the rest.
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
+    // Cargo has set these for this program. Build scripts watch some of them, so with them everything above such a
+    // crate would be built anew whenever a build by this program follows one by hand.
+    for (name, _) in std::env::vars_os() {
+        let is_of_this_package = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if is_of_this_package {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -1,13 +1,15 @@
 //! Changes of rules, written together.
 //!
 //! All consumers of a provider stand in one key, so a site that starts changes that key once for each
-//! consumer. Changes therefore gather while one is being written. The first caller that may write takes all
-//! of them and puts as many as fit into each transaction.
+//! consumer. Changes therefore gather while one is being written, and the caller whose turn it is puts as many
+//! of them as fit into each transaction, until its own is written. A change with many providers takes several
+//! transactions, between which those of others are written.
 
 use host::lane::in_usual;
 use parking_lot::Mutex;
 use shared::model::ServiceKey;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::sides::{Added, RuleTxn};
 use super::{LOCK_PAUSE, Mode};
@@ -40,6 +42,10 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn is_of_consumer_of(&self, other: &Self) -> bool {
+        self.change.consumer == other.change.consumer
+    }
+
     fn end(self, outcome: Result<(), RegistryError>) {
         // A caller that has gone needs no outcome.
         let _ = self.outcome.send(outcome);
@@ -62,10 +68,14 @@ impl Registry {
                 biased;
                 ended = &mut outcome => if let Ok(ended) = ended { return ended },
                 _writing = self.rule_changes.writing.lock() => {
-                    let waiting = std::mem::take(&mut *self.rule_changes.waiting.lock());
-                    self.write_rules(waiting).await;
-                    if let Ok(ended) = outcome.try_recv() {
-                        return ended;
+                    let mut attempts = Attempts { lost: 0, most: usize::MAX };
+                    // Until this caller's own change has its outcome. Another one writes what waits then.
+                    loop {
+                        match outcome.try_recv() {
+                            Ok(ended) => return ended,
+                            Err(TryRecvError::Empty) => self.write_rules(&mut attempts).await,
+                            Err(TryRecvError::Closed) => break,
+                        }
                     }
                 }
             }
@@ -73,76 +83,103 @@ impl Registry {
         }
     }
 
-    /// Writes changes, and tells each its outcome.
-    async fn write_rules(&self, mut waiting: Vec<Waiting>) {
-        let mut lost = 0;
-        let mut most = usize::MAX;
-        while !waiting.is_empty() {
-            let snapshot = match self.view.now() {
-                Ok(snapshot) => snapshot,
-                Err(error) => return end_all(waiting, &Err(error.into())),
-            };
-            let mut txn = RuleTxn::new(&snapshot);
-            let mut whole = Vec::new();
-            let mut partly = Vec::new();
-            let mut later = Vec::new();
-            for change in waiting {
-                if !later.is_empty() || whole.len() + partly.len() >= most {
-                    later.push(change);
-                    continue;
-                }
-                match txn.add(&change.change) {
-                    Some(Added::Whole) => whole.push(change),
-                    Some(Added::Partly) => partly.push(change),
-                    Some(Added::NoRoom) => later.push(change),
-                    None => change.end(Err(RegistryError::invalid(
-                        "a tenant of the dependency is not {domain}/{project}",
-                    ))),
-                }
+    /// Writes as many of the changes that wait as one transaction takes, and tells those their outcome that are
+    /// written or refused.
+    async fn write_rules(&self, attempts: &mut Attempts) {
+        let mut waiting = std::mem::take(&mut *self.rule_changes.waiting.lock());
+        // Nobody waits for these any more. Written later, they could undo what has come since.
+        waiting.retain(|change| !change.outcome.is_closed());
+        let snapshot = match self.view.now() {
+            Ok(snapshot) => snapshot,
+            Err(error) => return end_all(waiting, &Err(error.into())),
+        };
+        let mut txn = RuleTxn::new(&snapshot);
+        let mut whole = Vec::new();
+        let mut partly = Vec::new();
+        let mut later: Vec<Waiting> = Vec::new();
+        let mut is_full = false;
+        for change in waiting {
+            // Two long changes of one consumer that took turns could undo each other for ever.
+            let is_early = || partly.iter().chain(&later).any(|before| before.is_of_consumer_of(&change));
+            if is_full || whole.len() + partly.len() >= attempts.most || is_early() {
+                later.push(change);
+                continue;
             }
-            let written = match txn.finish() {
-                Some(txn) => self.commit(txn).await.map(Some),
-                None => Ok(None),
-            };
-            match written {
-                Ok(reply) if reply.as_ref().is_none_or(|reply| reply.succeeded) => {
-                    end_all(whole, &Ok(()));
-                    // A step that was won is no lost attempt, so long ways are not bounded by the tries.
-                    lost = 0;
-                    waiting = joined(partly, later);
+            match txn.add(&change.change) {
+                Some(Added::Whole) => whole.push(change),
+                Some(Added::Partly) => partly.push(change),
+                Some(Added::NoRoom) => {
+                    is_full = true;
+                    later.push(change);
                 }
-                Ok(reply) => {
-                    waiting = joined(partly, whole);
-                    lost += 1;
-                    if lost == CAS_TRIES {
-                        end_all(std::mem::replace(&mut waiting, later), &Err(RegistryError::Contended));
-                        lost = 0;
-                        continue;
-                    }
-                    waiting.append(&mut later);
-                    let locked = reply.is_some_and(|reply| reply.got.iter().any(Option::is_some));
-                    if locked {
-                        // A Service-Center node holds the lock for some milliseconds, or until its lease
-                        // ends.
-                        tokio::time::sleep(LOCK_PAUSE).await;
-                    } else {
-                        pause(lost).await;
-                    }
-                }
-                // Perhaps one of them asks for too much. The others must not fail with it.
-                Err(error) if is_refusal(&error) && whole.len() + partly.len() > 1 => {
-                    most = (whole.len() + partly.len()) / 2;
-                    waiting = joined(joined(partly, whole), later);
-                }
-                Err(error) if is_refusal(&error) => {
-                    end_all(joined(partly, whole), &Err(error));
-                    waiting = later;
-                }
-                // The store is away. Each further transaction would wait for it in vain.
-                Err(error) => return end_all(joined(joined(partly, whole), later), &Err(error)),
+                None => change
+                    .end(Err(RegistryError::invalid("a tenant of the dependency is not {domain}/{project}"))),
             }
         }
+        let written = match txn.finish() {
+            Some(txn) => self.commit(txn).await.map(Some),
+            None => Ok(None),
+        };
+        match written {
+            Ok(reply) if reply.as_ref().is_none_or(|reply| reply.succeeded) => {
+                end_all(whole, &Ok(()));
+                // A step that was won is no lost attempt, so long ways are not bounded by the tries.
+                attempts.lost = 0;
+                self.wait_on(in_turn(partly, later));
+            }
+            Ok(reply) => {
+                let tried = joined(partly, whole);
+                attempts.lost += 1;
+                if attempts.lost == CAS_TRIES {
+                    end_all(tried, &Err(RegistryError::Contended));
+                    attempts.lost = 0;
+                    return self.wait_on(later);
+                }
+                self.wait_on(joined(tried, later));
+                let locked = reply.is_some_and(|reply| reply.got.iter().any(Option::is_some));
+                if locked {
+                    // A Service-Center node holds the lock for some milliseconds, or until its lease ends.
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                } else {
+                    pause(attempts.lost).await;
+                }
+            }
+            // Perhaps one of them asks for too much. The others must not fail with it.
+            Err(error) if is_refusal(&error) && whole.len() + partly.len() > 1 => {
+                attempts.most = (whole.len() + partly.len()) / 2;
+                self.wait_on(joined(joined(partly, whole), later));
+            }
+            Err(error) if is_refusal(&error) => {
+                end_all(joined(partly, whole), &Err(error));
+                self.wait_on(later);
+            }
+            // The store is away. Each further transaction would wait for it in vain.
+            Err(error) => end_all(joined(joined(partly, whole), later), &Err(error)),
+        }
     }
+
+    /// Puts changes back before those that have come meanwhile.
+    fn wait_on(&self, changes: Vec<Waiting>) {
+        let mut waiting = self.rule_changes.waiting.lock();
+        *waiting = joined(changes, std::mem::take(&mut *waiting));
+    }
+}
+
+/// The attempts of a caller that writes.
+#[derive(Debug)]
+struct Attempts {
+    /// Transactions in a row that lost their comparison.
+    lost: u64,
+    /// The most changes in a transaction.
+    most: usize,
+}
+
+/// The order for the next transaction. A change that needs several of them lets the others pass, so that one with
+/// many providers holds up nobody. Those of its own consumer stay behind it.
+fn in_turn(partly: Vec<Waiting>, later: Vec<Waiting>) -> Vec<Waiting> {
+    let is_behind = |change: &Waiting| partly.iter().any(|before| before.is_of_consumer_of(change));
+    let (behind, others): (Vec<_>, Vec<_>) = later.into_iter().partition(is_behind);
+    joined(others, joined(partly, behind))
 }
 
 /// True for an error that is about the transaction, not about the store.
