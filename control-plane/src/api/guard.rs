@@ -146,13 +146,15 @@ impl Guard {
         }
         // The forms have different tags.
         spare_body(&known, &mut response);
+        let is_denied = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let headers = response.headers_mut();
         answer::reply::finish(headers, from_browser);
         // A write is answered when the view has it, so the last change in the view is late enough. It is sent
         // with refusals too: "it exists already" may be the first word about somebody else's write.
         // A read may have been answered from an earlier view, which only means that the next one is required to
         // show a little more.
-        if let Ok(snapshot) = self.view.now() {
+        // A client that is not let in learns nothing of the store.
+        if !is_denied && let Ok(snapshot) = self.view.now() {
             let shown = Shown { incarnation: snapshot.incarnation, rev: snapshot.changed };
             if let Some(shown) = shown.encode() {
                 headers.insert(SHOWN, shown);

@@ -63,6 +63,9 @@ async fn no_route_is_open_without_a_token() {
             _ => {
                 assert_eq!(answer.status, 401, "{method} {path}: {}", answer.text());
                 assert!(answer.text().contains("401204"), "{method} {path}: {}", answer.text());
+                for told in ["x-muster-shown", "x-muster-revision"] {
+                    assert!(!answer.headers.contains_key(told), "{method} {path}: {told}");
+                }
             }
         }
     }
