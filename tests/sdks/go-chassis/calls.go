@@ -20,10 +20,11 @@ import (
 // and also asks every POLL milliseconds. Each call that fails is a line "FAILED ERROR"; each line of the standard input is answered by
 // "CALLS NUMBER", the calls that have ended so far. The end of the standard input ends the program.
 func calls(registry string) {
-	home, err := os.MkdirTemp("", "go-chassis")
+	folder, err := os.MkdirTemp("", "go-chassis")
 	fail("a folder is made", err)
+	home = folder
 	defer os.RemoveAll(home)
-	settings(home, registry, os.Getenv("PROVIDER")+"-go", os.Getenv("POLL")+"ms", 20000+os.Getpid()%20000)
+	settings(home, registry, os.Getenv("PROVIDER")+"-go", os.Getenv("POLL")+"ms", freePort())
 	fail("the settings are named", os.Setenv("CHASSIS_HOME", home))
 	fail("the framework starts", chassis.Init())
 	go func() { fail("the framework runs", chassis.Run()) }()

@@ -11,7 +11,10 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"math/rand"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -85,8 +88,9 @@ func consume() {
 }
 
 func check(registry string) {
-	home, err := os.MkdirTemp("", "go-chassis")
+	folder, err := os.MkdirTemp("", "go-chassis")
 	fail("a folder is made", err)
+	home = folder
 	defer os.RemoveAll(home)
 	service := fmt.Sprintf("sdk-provider-%d", time.Now().UnixNano())
 
@@ -118,6 +122,23 @@ type child struct {
 	lines   chan string
 }
 
+// The processes that this one has started, and the folder of their settings.
+var (
+	children []*child
+	home     string
+)
+
+// Ends the program, and leaves nothing behind.
+func giveUp() {
+	for _, child := range children {
+		child.end(syscall.SIGKILL)
+	}
+	if home != "" {
+		_ = os.RemoveAll(home)
+	}
+	os.Exit(1)
+}
+
 // Starts this program in another role, with settings of its own.
 func start(home, registry, service string, role ...string) *child {
 	folder := filepath.Join(home, strings.Join(role, "-"))
@@ -129,7 +150,7 @@ func start(home, registry, service string, role ...string) *child {
 	if os.Getenv("ACCOUNT") != "" {
 		refresh = "1s"
 	}
-	settings(folder, registry, name, refresh, port(role))
+	settings(folder, registry, name, refresh, freePort())
 	command := exec.Command(os.Args[0], role...)
 	command.Env = append(os.Environ(), "CHASSIS_HOME="+folder, "PROVIDER="+service)
 	command.Dir = folder
@@ -137,11 +158,14 @@ func start(home, registry, service string, role ...string) *child {
 	fail("its output is read", err)
 	fail("a process starts", command.Start())
 	started := &child{command: command, lines: make(chan string, 1024)}
+	children = append(children, started)
 	go func() {
 		lines := bufio.NewScanner(output)
 		for lines.Scan() {
 			if answer := strings.TrimPrefix(lines.Text(), "ANSWER "); answer != lines.Text() {
 				started.lines <- answer
+			} else if strings.HasPrefix(lines.Text(), "FAILED") {
+				fmt.Println(strings.Join(role, " ")+":", lines.Text())
 			}
 		}
 	}()
@@ -169,9 +193,19 @@ func settings(folder, registry, name, refresh string, port int) {
 	write(folder, "microservice.yaml", "servicecomb:\n  service:\n    name: "+name+"\n    version: 1.0.0\n")
 }
 
-func port(role []string) int {
-	base := 20000 + os.Getpid()%20000
-	return base + map[string]int{"one": 0, "two": 1, "three": 2, "consumer": 3}[role[len(role)-1]]
+// A port of this machine on which nobody listens. It lies below those that the system takes for outgoing connections, which
+// could hold it meanwhile, and below those of the tests' servers.
+func freePort() int {
+	random := rand.New(rand.NewSource(time.Now().UnixNano()))
+	for attempt := 0; attempt < 1000; attempt++ {
+		port := 2000 + random.Intn(13000)
+		if listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = listener.Close()
+			return port
+		}
+	}
+	fail("a port is found", errors.New("none of a thousand is free"))
+	return 0
 }
 
 func write(folder, name, text string) {
@@ -214,8 +248,7 @@ func (c *child) until(step string, holds func(string) bool) {
 			}
 		case <-deadline:
 			fmt.Println("FAILED", step, "- not within", patience)
-			c.end(syscall.SIGKILL)
-			os.Exit(1)
+			giveUp()
 		}
 	}
 }
@@ -223,6 +256,6 @@ func (c *child) until(step string, holds func(string) bool) {
 func fail(step string, err error) {
 	if err != nil {
 		fmt.Println("FAILED", step, "-", err)
-		os.Exit(1)
+		giveUp()
 	}
 }
