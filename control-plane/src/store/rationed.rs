@@ -32,6 +32,9 @@ use crate::keys::Key;
 pub(crate) const NEARLY_FULL: f64 = 0.8;
 /// The part of the quota at its end that is kept for the known tenants: a twentieth.
 const RESERVE_PART: u64 = 20;
+/// The reserve is given out so many times: by two control planes, of which each counts what it writes itself, and
+/// for pages and revisions, which take etcd about as much as small keys and values.
+const RESERVE_TIMES: u64 = 4;
 /// The part of the remaining room that one tenant may fill, until what it wrote is half forgotten.
 const TENANT_PART: u64 = 8;
 /// Bytes that are little: a tenant that wrote less can be forgotten.
@@ -77,7 +80,7 @@ impl RationState {
         }
         let known = self.known.as_ref().map_or(0, HashSet::len) as u64;
         // What is forgotten may be written again, so at the very end nobody writes all that is left.
-        let reserved = (reserve / known.max(TENANT_PART)).min(room / TENANT_PART);
+        let reserved = (reserve / RESERVE_TIMES / known.max(TENANT_PART)).min(room / TENANT_PART);
         Some(part.max(reserved))
     }
 }
@@ -361,7 +364,7 @@ mod tests {
         let now = Instant::now();
         let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
         // They came in time, and are as many as somebody could make up before.
-        let prepared: Vec<String> = (0..1000).map(|n| format!("prepared-{n}")).collect();
+        let prepared: Vec<String> = (0..300).map(|n| format!("prepared-{n}")).collect();
         let tenants: Vec<&str> = prepared.iter().map(String::as_str).chain(["quiet"]).collect();
         fill(&ration, 80 * MIB, &tenants);
         for tenant in &prepared {

@@ -170,10 +170,14 @@ impl UpstreamHandle {
         written: Option<Revision>,
         shown: Option<Shown>,
     ) {
-        let known = self.requester.incarnation();
-        // A replica that has not noticed a restore yet counts revisions that the store may not reach for long.
-        if known.is_some() && shown.is_some_and(|shown| known != Some(shown.incarnation.get())) {
-            return;
+        if let Some(shown) = shown {
+            let known = self.requester.incarnation();
+            // A replica that has not noticed a restore yet counts revisions that the store may not reach for long.
+            if known.is_some_and(|known| known != shown.incarnation.get()) {
+                return;
+            }
+            // The gateway may have noted revisions before it heard of any incarnation, or of this one.
+            self.written.belong_to(shown.incarnation);
         }
         match (written, shown) {
             (Some(rev), _) => self.written.note(tenant, instances_of, rev),

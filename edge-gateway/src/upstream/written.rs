@@ -4,7 +4,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use shared::model::{Revision, ServiceRef, Tenant};
+use shared::model::{Incarnation, Revision, ServiceRef, Tenant};
 
 /// Tenants with the same remainder share a place. They then wait for each other's writes, which costs a few
 /// milliseconds on a replica that is behind; a map of tenants would grow with every name that a client makes
@@ -23,6 +23,8 @@ pub(super) struct Written {
     instances: Places<SERVICE_PLACES>,
     /// What reads have shown.
     shown: Places<PLACES>,
+    /// The number of the store's incarnation that counts all these revisions.
+    incarnation: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,16 @@ impl Written {
         match instances_of {
             Some(service) => self.instances.note(service, rev),
             None => self.records.note(tenant, rev),
+        }
+    }
+
+    /// An answer is of this incarnation of the store. Revisions of another one do not count any more.
+    pub(super) fn belong_to(&self, incarnation: Incarnation) {
+        // The load comes first, because an answer hardly ever is of another one.
+        if self.incarnation.load(Ordering::Relaxed) != incarnation.get()
+            && self.incarnation.swap(incarnation.get(), Ordering::Relaxed) != incarnation.get()
+        {
+            self.forget();
         }
     }
 
@@ -120,8 +132,12 @@ mod tests {
         written.note_shown(&a, Revision::new(11));
         assert_eq!([written.shown_to(&a), written.shown_to(&b)], [12, 0].map(Revision::new));
         assert_eq!(written.of(&a), Revision::new(9), "a read is no write");
+        written.belong_to(Incarnation::FIRST);
+        assert_eq!(written.shown_to(&a), Revision::new(12), "the store is the same");
+        written.belong_to(Incarnation::new(7));
+        assert_eq!([written.shown_to(&a), written.of(&a)], [Revision::ZERO; 2], "it was restored");
+        written.note(&a, None, Revision::new(3));
         written.forget();
-        assert_eq!(written.shown_to(&a), Revision::ZERO);
         let all = [written.of(&a), written.records_of(&a), written.instances_of(&s)];
         assert_eq!(all, [Revision::ZERO; 3]);
     }

@@ -185,6 +185,30 @@ async fn a_read_requires_what_earlier_ones_of_its_tenant_have_shown() {
 }
 
 #[tokio::test]
+async fn a_restore_that_the_bus_has_not_told_of_leaves_no_requirement() {
+    let tasks = Tasks::new();
+    let control_plane = any(async |request: Request| {
+        let required = request.headers().get("x-muster-min-revision");
+        let required = required.and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+        let shown = request.uri().query().unwrap_or_default().to_owned();
+        // As a control plane refuses a revision that it does not reach.
+        let status = if required == "900" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        (status, axum::response::AppendHeaders([("x-muster-shown", shown)]), required)
+    });
+    let address = served(control_plane.into_router(), &tasks).await;
+    // Nothing was heard on the bus, so the incarnation of the store is not known.
+    let world = World::with_forward(config(), replicas(vec![address], &tasks)).await;
+    for (path, status, required) in [
+        ("/v4/default/registry/microservices/a?0/900", 200, "-"),
+        ("/v4/default/registry/microservices/a?7/50", 503, "900"),
+        ("/v4/default/registry/microservices/a?7/50", 200, "50"),
+    ] {
+        assert_eq!(ask(&world, "GET", path, "").await, Ok((status, required.to_owned())), "{path}");
+    }
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
 async fn a_draining_gateway_answers_while_it_holds_watchers() {
     let drain_over = std::time::Duration::from_secs(3600);
     let world =

@@ -1,7 +1,8 @@
 //! Both sides of a rule: the set that a consumer is to have, and the transaction that changes the keys of
 //! consumers and of their providers to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use shared::model::{ServiceKey, Tenant};
 
@@ -56,20 +57,38 @@ pub(super) fn target(current: &[ServiceKey], providers: &[ServiceKey], mode: Mod
         return current.to_vec();
     }
     let mut rules = current.to_vec();
+    // A client may name a thousand providers to a consumer that has as many, so each is looked up and not searched.
+    let mut places = HashMap::new();
+    for (place, rule) in current.iter().enumerate() {
+        places.entry(name_of(rule)).or_insert(place);
+    }
     for provider in providers {
-        let name = rule_name(provider);
-        match rules.iter_mut().find(|rule| rule.tenant == provider.tenant && rule_name(rule) == name) {
-            Some(rule) => rule.clone_from(provider),
-            None => rules.push(provider.clone()),
+        match places.entry(name_of(provider)) {
+            Entry::Occupied(place) => rules[*place.get()].clone_from(provider),
+            Entry::Vacant(place) => {
+                place.insert(rules.len());
+                rules.push(provider.clone());
+            }
         }
     }
     rules
 }
 
+/// The parts of a key that only one rule of a consumer may have: everything but the version.
+fn name_of(key: &ServiceKey) -> [&str; 4] {
+    [&key.tenant, &key.environment, &key.app_id, &key.service_name].map(String::as_str)
+}
+
+/// Those of the first keys that are not among the second ones, in their order.
+fn without<'a>(keys: &'a [ServiceKey], others: &[ServiceKey]) -> Vec<&'a ServiceKey> {
+    let others: HashSet<&ServiceKey> = others.iter().collect();
+    keys.iter().filter(|key| !others.contains(key)).collect()
+}
+
 /// The next set on the way from `current` to `target`. The flag is true when it is the target.
 pub(super) fn step(current: &[ServiceKey], target: &[ServiceKey]) -> (Vec<ServiceKey>, bool) {
-    let removed: Vec<_> = current.iter().filter(|rule| !target.contains(rule)).collect();
-    let added: Vec<_> = target.iter().filter(|rule| !current.contains(rule)).collect();
+    let removed = without(current, target);
+    let added = without(target, current);
     if removed.len() + added.len() <= CHANGES_PER_TXN {
         return (target.to_vec(), true);
     }
@@ -126,11 +145,11 @@ impl<'a> RuleTxn<'a> {
         let target = target(&current, providers, *mode);
         let (next, is_target) = step(&current, &target);
         let mut sides = Vec::new();
-        for rule in current.iter().filter(|rule| !next.contains(rule)) {
+        for rule in without(&current, &next) {
             let (key, set) = provider_side(self.snapshot, &own, consumer, rule)?;
             sides.push((key, set, false));
         }
-        for rule in next.iter().filter(|rule| !current.contains(rule)) {
+        for rule in without(&next, &current) {
             let (key, set) = provider_side(self.snapshot, &own, consumer, rule)?;
             sides.push((key, set, true));
         }
@@ -198,7 +217,7 @@ fn size_of(keys: &[ServiceKey]) -> usize {
 }
 
 fn same_service(a: &ServiceKey, b: &ServiceKey) -> bool {
-    a.tenant == b.tenant && rule_name(a) == rule_name(b) && a.version == b.version
+    name_of(a) == name_of(b) && a.version == b.version
 }
 
 /// The key of a rule under its provider, and the set that is there now.
