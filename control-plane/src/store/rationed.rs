@@ -32,9 +32,10 @@ use crate::keys::Key;
 pub(crate) const NEARLY_FULL: f64 = 0.8;
 /// The part of the quota at its end that is kept for the known tenants: a twentieth.
 const RESERVE_PART: u64 = 20;
-/// The reserve is given out so many times: by two control planes, of which each counts what it writes itself, and
-/// for pages and revisions, which take etcd about as much as small keys and values.
-const RESERVE_TIMES: u64 = 4;
+/// The divisor of what this process gives out of the reserve. Two for a second control plane, because each counts only
+/// what it writes itself; and twice that for the pages and revisions of etcd, which take about as much again as small
+/// keys and values.
+const RESERVE_DIVISOR: u64 = 4;
 /// The part of the remaining room that one tenant may fill, until what it wrote is half forgotten.
 const TENANT_PART: u64 = 8;
 /// Bytes that are little: a tenant that wrote less can be forgotten.
@@ -80,7 +81,7 @@ impl RationState {
         }
         let known = self.known.as_ref().map_or(0, HashSet::len) as u64;
         // What is forgotten may be written again, so at the very end nobody writes all that is left.
-        let reserved = (reserve / RESERVE_TIMES / known.max(TENANT_PART)).min(room / TENANT_PART);
+        let reserved = (reserve / RESERVE_DIVISOR / known.max(TENANT_PART)).min(room / TENANT_PART);
         Some(part.max(reserved))
     }
 }
