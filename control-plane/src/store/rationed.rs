@@ -98,8 +98,9 @@ struct RecentBytes {
 impl RationState {
     fn recent_of(&mut self, tenant: &Tenant, now: Instant) -> &mut RecentBytes {
         // Clients choose the names of tenants, so the map is bounded: those that wrote next to nothing lose
-        // nothing by being forgotten.
-        if self.recent.len() >= MANY_TENANTS && !self.recent.contains_key(tenant) {
+        // nothing by being forgotten. While the store is nearly full a part of the reserve may be next to nothing, and
+        // only the tenants that the registry has come here.
+        if self.known.is_none() && self.recent.len() >= MANY_TENANTS && !self.recent.contains_key(tenant) {
             self.recent.retain(|_, recent| {
                 recent.decay(now);
                 recent.bytes >= LITTLE
@@ -379,6 +380,16 @@ mod tests {
         assert!(registrations.count() > 4, "its part of the reserve");
         let used = 80 * MIB + ration.state.lock().since;
         assert!(used < 100 * MIB, "{used} of {} bytes", 100 * MIB);
+    }
+
+    #[test]
+    fn many_tenants_write_their_parts_of_the_reserve_once() {
+        let now = Instant::now();
+        let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
+        let names: Vec<String> = (0..2 * MANY_TENANTS).map(|n| format!("t{n}")).collect();
+        fill(&ration, 96 * MIB, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let admitted = || names.iter().filter(|name| ration.admit(&write(name, 50), now).is_ok()).count();
+        assert_eq!([admitted(), admitted()], [names.len(), 0]);
     }
 
     #[test]

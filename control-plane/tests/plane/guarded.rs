@@ -51,6 +51,17 @@ fn filled(path: &str) -> String {
 }
 
 #[tokio::test]
+async fn logins_before_the_first_account_lock_nobody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let probe = Probe::start_configured(directory.path(), &[("MUSTER_RBAC_ENABLE", "true")]).await;
+    let login = json!({"name": "root", "password": "Complicated_password1"}).to_string();
+    for _ in 0..5 {
+        let answer = probe.send("POST", "/v4/token", &[], login.clone()).await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn no_route_is_open_without_a_token() {
     let directory = tempfile::tempdir().expect("a directory");
     let probe = guarded(directory.path(), &[]).await;

@@ -24,6 +24,7 @@ use super::{AccountConfig, Accounts, Stored, form, unchanged};
 use crate::keys;
 use crate::registry::{AccountError, CAS_TRIES, RegistryError};
 use crate::store::{Compare, KeyValue, Op, RangeRequest, Txn};
+use crate::view::ViewError;
 
 /// The failures after which an account is locked for an address.
 const FAILURES_OF_PAIR: u32 = 3;
@@ -217,6 +218,11 @@ impl Accounts {
         }
         if is_banned(next().as_ref(), now) && !self.locks.has_logged_in(name, source, now) {
             return Err(AccountError::Blocked.into());
+        }
+        // Before the first accounts are made, nobody's password can be wrong. Counted, the logins of a site that starts
+        // would lock the first account.
+        if account_at.is_none() && self.registry.view.now()?.policy.accounts.is_empty() {
+            return Err(ViewError::NotListed.into());
         }
         let stored = account_at.map(|account_at| Stored::parse(account_at, extra_at)).transpose()?;
         let hash = stored.as_ref().map(|stored| stored.account.value.password.as_str());
