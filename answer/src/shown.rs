@@ -1,7 +1,7 @@
 //! The state of the store that an answer shows, as a control plane names it for a gateway.
 //!
 //! A gateway requires of the next read of the same tenant what an earlier answer has shown, whichever control
-//! plane takes it. So reads through one gateway do not go back in time while a replica lags.
+//! plane takes it. So the reads that a gateway forwards do not go back in time while a replica lags.
 
 use http::{HeaderName, HeaderValue};
 use shared::model::{Incarnation, Revision};

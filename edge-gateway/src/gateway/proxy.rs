@@ -30,7 +30,7 @@ use crate::forward::{self, NotForwarded};
 /// A control plane answers a read with this header only after its view has reached the revision in it: the
 /// highest that this gateway has pushed, that of the tenant's last write through it, or what the tenant's reads
 /// through it have shown. A pull after a push is therefore never older than the push, a read after an answered
-/// write sees the write, and no read is older than the one before, whichever control planes take them.
+/// write sees the write, and of two reads the second is not older, whichever control planes answer them.
 const MIN_REVISION: HeaderName = HeaderName::from_static("x-muster-min-revision");
 /// A control plane's answer to a write names a revision that contains the write.
 const WRITTEN: HeaderName = HeaderName::from_static("x-muster-revision");

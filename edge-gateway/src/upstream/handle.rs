@@ -154,7 +154,7 @@ impl UpstreamHandle {
     }
 
     /// The same for a read that a control plane answers, which must also contain what earlier ones of the tenant have
-    /// shown. The gateway's own answers are confirmed instead.
+    /// shown. What the gateway answers from its own state is not held to that.
     pub(crate) fn required_of_read(&self, tenant: Option<&Tenant>) -> Revision {
         let required = self.required_of(tenant);
         tenant.map_or(required, |tenant| required.max(self.written.shown_to(tenant)))

@@ -60,6 +60,11 @@ impl Bus for PanickingBus {
     }
 }
 
+/// An upstream with one shard, without access control and reported heartbeats.
+fn upstream(config: UpstreamConfig, bus: Arc<dyn Bus>, shard: ShardHandle) -> (Upstream, UpstreamHandle) {
+    Upstream::new(config, bus, vec![shard], Vec::new(), PolicyHandle::off(), Beats::none(), metrics())
+}
+
 fn provider() -> ServiceRef {
     ServiceRef::new(Tenant::default(), "p")
 }
@@ -133,15 +138,7 @@ async fn every_request_whose_task_panics_is_made_again() {
         bookmark_interval: Duration::ZERO,
         ..UpstreamConfig::default()
     };
-    let (upstream, handle) = Upstream::new(
-        config,
-        bus.clone(),
-        vec![shard],
-        Vec::new(),
-        PolicyHandle::off(),
-        Beats::none(),
-        metrics(),
-    );
+    let (upstream, handle) = upstream(config, bus.clone(), shard);
     let stop = CancellationToken::new();
     let task = tokio::spawn(upstream.run(stop.clone()));
 
@@ -212,15 +209,7 @@ async fn finds_show_a_change_before_a_shard_has_it() {
     let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
     start_replica(bus.clone(), 0).await;
     let (shard, mut messages) = ShardHandle::with_queue(1);
-    let (upstream, handle) = Upstream::new(
-        UpstreamConfig::default(),
-        bus.clone(),
-        vec![shard.clone()],
-        Vec::new(),
-        PolicyHandle::off(),
-        Beats::none(),
-        metrics(),
-    );
+    let (upstream, handle) = upstream(UpstreamConfig::default(), bus.clone(), shard.clone());
     let stop = CancellationToken::new();
     let task = tokio::spawn(upstream.run(stop.clone()));
     let selector = Selector::Providers(Arc::new([provider()].into()));
@@ -315,8 +304,7 @@ async fn made_up_names_are_bounded_and_leave_nothing_behind() {
     let (shard, mut messages) = ShardHandle::without_shard();
     let names = NamesConfig { consumer: LISTS / 2 * LISTED, ..NamesConfig::default() };
     let config = UpstreamConfig { names, ..UpstreamConfig::default() };
-    let (mut upstream, _handle) =
-        Upstream::new(config, bus, vec![shard], Vec::new(), PolicyHandle::off(), Beats::none(), metrics());
+    let (mut upstream, _handle) = upstream(config, bus, shard);
     let nothing = held(&upstream);
     for round in 0..6 {
         let outcomes = watch_made_up_lists(&mut upstream, round).await;
@@ -378,15 +366,7 @@ async fn a_bookmark_of_another_incarnation_starts_over_at_once() {
     let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
     let mut asked = start_restored_replica(bus.clone(), 7).await;
     let (shard, mut pushed) = ShardHandle::without_shard();
-    let (upstream, handle) = Upstream::new(
-        UpstreamConfig::default(),
-        bus.clone(),
-        vec![shard],
-        Vec::new(),
-        PolicyHandle::off(),
-        Beats::none(),
-        metrics(),
-    );
+    let (upstream, handle) = upstream(UpstreamConfig::default(), bus.clone(), shard);
     let stop = CancellationToken::new();
     let task = tokio::spawn(upstream.run(stop.clone()));
     let selector = Selector::Providers(Arc::new([provider()].into()));

@@ -145,6 +145,16 @@ impl Stage {
         stage
     }
 
+    /// The revision that a client has of a find which the gateway answers, and a batch of it that the gateway answers
+    /// as well.
+    async fn known_find(&self) -> (String, Value) {
+        let rev = self.find("").await.rev;
+        let batch = batch_of(&rev, &[], &[]);
+        // The first of them only tells the gateway which services answer.
+        assert_eq!(self.batch(&batch).await.body, ASKED);
+        (rev, batch)
+    }
+
     fn answers(&self, change: impl FnOnce(&mut Answer)) {
         change(&mut self.plane.answer.lock().expect("not poisoned"));
     }
@@ -370,10 +380,7 @@ async fn without_control_planes_the_last_that_is_known_is_marked() {
 #[tokio::test]
 async fn a_find_under_way_is_given_up_when_no_control_plane_answers_any_more() {
     let stage = Stage::asking_for(Duration::from_millis(100)).await;
-    let rev = stage.find("").await.rev;
-    let batch = batch_of(&rev, &[], &[]);
-    // The first of them only tells the gateway which services answer.
-    assert_eq!(stage.batch(&batch).await.body, ASKED);
+    let (rev, batch) = stage.known_find().await;
     // Nobody says on the bus what has changed, and then nobody answers at all.
     stage.world.control_plane.fall_silent();
     stage.plane.is_silent.store(true, Ordering::SeqCst);
@@ -392,10 +399,7 @@ async fn a_find_under_way_is_given_up_when_no_control_plane_answers_any_more() {
 async fn nobody_waits_long_for_a_silent_bus_when_no_control_plane_answers() {
     // A question on the bus would be given up after the test.
     let stage = Stage::asking_for(Duration::from_secs(3600)).await;
-    let rev = stage.find("").await.rev;
-    let batch = batch_of(&rev, &[], &[]);
-    // The first of them only tells the gateway which services answer.
-    assert_eq!(stage.batch(&batch).await.body, ASKED);
+    let (rev, batch) = stage.known_find().await;
     stage.world.control_plane.fall_silent();
     stage.plane.reachable.send_replace(false);
     let all = async { tokio::join!(stage.find(&rev), stage.batch(&batch)) };
