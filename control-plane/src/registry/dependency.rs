@@ -19,6 +19,7 @@ use crate::view::{RuleSet, Snapshot, interest};
 
 mod changes;
 mod sides;
+mod way;
 
 use changes::RuleChange;
 pub(super) use changes::RuleChanges;

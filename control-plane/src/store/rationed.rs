@@ -9,7 +9,8 @@
 //!
 //! Clients choose the names of tenants, so a share for each would be no bound. Those that the registry did not
 //! have when the store became nearly full, the *newcomers*, share one tenant's ration. The last part of the
-//! quota is a reserve for the known ones, in equal parts, so that somebody who writes little goes on.
+//! quota is a reserve for the known ones. Each has an equal part of it once, until the store has room again, so that
+//! somebody who writes little goes on, and so that all parts together are not more than the reserve.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,11 +33,11 @@ use crate::keys::Key;
 pub(crate) const NEARLY_FULL: f64 = 0.8;
 /// The part of the quota at its end that is kept for the known tenants: a twentieth.
 const RESERVE_PART: u64 = 20;
-/// The divisor of what this process gives out of the reserve. Two for a second control plane, because each counts only
-/// what it writes itself; and twice that for the pages and revisions of etcd, which take about as much again as small
-/// keys and values.
-const RESERVE_DIVISOR: u64 = 4;
-/// The part of the remaining room that one tenant may fill, until what it wrote is half forgotten.
+/// The bytes by which the store may grow for each one that this process writes. Two for a second control plane, because
+/// each counts only what it writes itself; and twice that for the pages and revisions of etcd, which take about as much
+/// again as small keys and values.
+const GROWTH: u64 = 4;
+/// The part of the room before the reserve that one tenant may fill, until what it wrote is half forgotten.
 const TENANT_PART: u64 = 8;
 /// Bytes that are little: a tenant that wrote less can be forgotten.
 const LITTLE: f64 = 16384.0;
@@ -64,25 +65,33 @@ struct RationState {
     newcomers: Option<RecentBytes>,
 }
 
+/// The bytes that a tenant may write.
+#[derive(Clone, Copy, Debug)]
+struct Allowed {
+    /// Those that it may have written of late.
+    recent: u64,
+    /// Those beyond, out of the reserve.
+    reserved: u64,
+}
+
 impl RationState {
-    /// The bytes that a tenant may have written of late. `None` while there is room for all.
-    fn allowed(&self, is_newcomer: bool) -> Option<u64> {
+    /// The bytes that a tenant may write. `None` while there is room for all.
+    fn allowed(&self, is_newcomer: bool) -> Option<Allowed> {
         let space = self.space?;
-        let space = StoreSpace { used: space.used.saturating_add(self.since), ..space };
+        let used = space.used.saturating_add(self.since.saturating_mul(GROWTH));
+        let space = StoreSpace { used, ..space };
         if space.share() < NEARLY_FULL {
             return None;
         }
         let room = space.quota.saturating_sub(space.used);
         let reserve = space.quota / RESERVE_PART;
         // The nearer the reserve, the less one tenant may write, so the store fills ever slower and small writers go on.
-        let part = room.saturating_sub(reserve) / TENANT_PART;
-        if is_newcomer {
-            return Some(part);
-        }
-        let known = self.known.as_ref().map_or(0, HashSet::len) as u64;
-        // What is forgotten may be written again, so at the very end nobody writes all that is left.
-        let reserved = (reserve / RESERVE_DIVISOR / known.max(TENANT_PART)).min(room / TENANT_PART);
-        Some(part.max(reserved))
+        let recent = room.saturating_sub(reserve) / TENANT_PART;
+        let known = self.known.as_ref().map_or(0, |known| known.len()) as u64;
+        let part = reserve / GROWTH / known.max(TENANT_PART);
+        // Nobody draws on the reserve before the room in front of it is nearly gone.
+        let draws = !is_newcomer && recent < part;
+        Some(Allowed { recent, reserved: if draws { part.min(room / TENANT_PART) } else { 0 } })
     }
 }
 
@@ -90,6 +99,8 @@ impl RationState {
 struct RecentBytes {
     bytes: f64,
     at: Instant,
+    /// Bytes that it had out of the reserve.
+    reserved: u64,
     /// True from the first write that was refused until the store has room again: the log says it once, however a
     /// client alternates.
     refused: bool,
@@ -112,13 +123,29 @@ impl RationState {
 
 impl RecentBytes {
     fn none(now: Instant) -> Self {
-        Self { bytes: 0.0, at: now, refused: false }
+        Self { bytes: 0.0, at: now, reserved: 0, refused: false }
     }
 
     fn decay(&mut self, now: Instant) {
         let halves = now.saturating_duration_since(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
         self.bytes *= 0.5_f64.powf(halves);
         self.at = now;
+    }
+
+    /// Notes a write, unless it is more than what is allowed.
+    fn admit(&mut self, bytes: u64, allowed: Option<Allowed>) -> bool {
+        let after = self.bytes + bytes as f64;
+        if let Some(Allowed { recent, reserved }) = allowed
+            && after > recent as f64
+        {
+            let drawn = self.reserved.saturating_add(bytes);
+            if drawn > reserved {
+                return false;
+            }
+            self.reserved = drawn;
+        }
+        self.bytes = after;
+        true
     }
 }
 
@@ -163,7 +190,9 @@ impl Ration {
         state.since = 0;
         if !is_short {
             (state.known, state.newcomers) = (None, None);
-            state.recent.values_mut().for_each(|recent| recent.refused = false);
+            for recent in state.recent.values_mut() {
+                (recent.reserved, recent.refused) = (0, false);
+            }
         } else if state.known.is_none() {
             state.known = tenants();
         }
@@ -180,21 +209,20 @@ impl Ration {
             state.recent_of(&tenant, now)
         };
         recent.decay(now);
-        if allowed.is_some_and(|allowed| recent.bytes + bytes as f64 > allowed as f64) {
-            if !std::mem::replace(&mut recent.refused, true) {
-                let whose = if is_newcomer { "new tenants together" } else { "the tenant" };
-                warn!(
-                    domain = tenant.domain,
-                    project = tenant.project,
-                    "the store is nearly full, and writes are refused because of what {whose} wrote of late"
-                );
-            }
-            self.refused.add(1, &[]);
-            return Err(StoreError::Rationed);
+        if recent.admit(bytes, allowed) {
+            state.since += bytes;
+            return Ok(());
         }
-        recent.bytes += bytes as f64;
-        state.since += bytes;
-        Ok(())
+        if !std::mem::replace(&mut recent.refused, true) {
+            let whose = if is_newcomer { "new tenants together" } else { "the tenant" };
+            warn!(
+                domain = tenant.domain,
+                project = tenant.project,
+                "the store is nearly full, and writes are refused because of what {whose} wrote of late"
+            );
+        }
+        self.refused.add(1, &[]);
+        Err(StoreError::Rationed)
     }
 }
 
@@ -302,143 +330,4 @@ impl Store for Rationed {
 }
 
 #[cfg(test)]
-mod tests {
-    use opentelemetry::metrics::MeterProvider as _;
-    use opentelemetry_sdk::metrics::SdkMeterProvider;
-
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    fn ration(used: u64) -> Ration {
-        let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
-        fill(&ration, used, &["loud", "quiet", "other"]);
-        ration
-    }
-
-    /// So many bytes of 100 MiB are in use, and the registry has these tenants.
-    fn fill(ration: &Ration, used: u64, tenants: &[&str]) {
-        let tenants = || Some(tenants.iter().map(|domain| Tenant::new(*domain, "default")).collect());
-        ration.set_space(Some(StoreSpace { used, quota: 100 * MIB, full: false }), tenants);
-    }
-
-    fn write(domain: &str, bytes: usize) -> Txn {
-        let key = format!("/cse-sr/inst/files/{domain}/default/service/instance");
-        Txn { then: vec![Op::put(key, vec![0; bytes])], ..Txn::default() }
-    }
-
-    /// Writes 1 MiB at a time, and returns how many were admitted.
-    fn flood(ration: &Ration, domain: &str, now: Instant) -> usize {
-        (0..200).take_while(|_| ration.admit(&write(domain, MIB as usize), now).is_ok()).count()
-    }
-
-    #[test]
-    fn a_tenant_that_fills_the_store_is_slowed_before_others() {
-        let now = Instant::now();
-        let ration = ration(50 * MIB);
-        assert_eq!(flood(&ration, "loud", now), 30, "nobody is slowed while there is room");
-        fill(&ration, 80 * MIB, &["loud", "quiet", "other"]);
-        assert!(matches!(ration.admit(&write("loud", 10), now), Err(StoreError::Rationed)));
-        assert!(ration.admit(&write("quiet", 10), now).is_ok());
-        assert_eq!(flood(&ration, "other", now), 1, "an eighth of the room that is left");
-        let delete = Txn { then: vec![Op::Delete("/cse-sr/inst/files/loud/d/s/i".into())], ..Txn::default() };
-        assert!(ration.admit(&delete, now).is_ok(), "deletes make room");
-        assert!(
-            ration
-                .admit(&Txn { then: vec![Op::put("/muster/publisher", "x")], ..Txn::default() }, now)
-                .is_ok()
-        );
-    }
-
-    #[test]
-    fn tenants_that_are_made_up_share_one_ration() {
-        let now = Instant::now();
-        let ration = ration(80 * MIB);
-        let admitted = (0..1000).filter(|n| ration.admit(&write(&format!("new-{n}"), 400_000), now).is_ok());
-        assert_eq!(admitted.count(), 4, "an eighth of the room that is left");
-        let small = (0..100_000).filter(|n| ration.admit(&write(&format!("small-{n}"), 100), now).is_ok());
-        assert!(small.count() < 10_000, "small writes are no way around it");
-        assert_eq!(flood(&ration, "quiet", now), 1, "a tenant that was there has a ration of its own");
-    }
-
-    #[test]
-    fn the_reserve_is_for_tenants_that_were_there() {
-        let now = Instant::now();
-        let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
-        // They came in time, and are as many as somebody could make up before.
-        let prepared: Vec<String> = (0..300).map(|n| format!("prepared-{n}")).collect();
-        let tenants: Vec<&str> = prepared.iter().map(String::as_str).chain(["quiet"]).collect();
-        fill(&ration, 80 * MIB, &tenants);
-        for tenant in &prepared {
-            while ration.admit(&write(tenant, 100_000), now).is_ok() {}
-        }
-        for tenant in &prepared {
-            while ration.admit(&write(tenant, 100), now).is_ok() {}
-        }
-        assert!(ration.admit(&write("new", 100), now).is_err());
-        let registrations = (0..100).take_while(|_| ration.admit(&write("quiet", 500), now).is_ok());
-        assert!(registrations.count() > 4, "its part of the reserve");
-        let used = 80 * MIB + ration.state.lock().since;
-        assert!(used < 100 * MIB, "{used} of {} bytes", 100 * MIB);
-    }
-
-    #[test]
-    fn many_tenants_write_their_parts_of_the_reserve_once() {
-        let now = Instant::now();
-        let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
-        let names: Vec<String> = (0..2 * MANY_TENANTS).map(|n| format!("t{n}")).collect();
-        fill(&ration, 96 * MIB, &names.iter().map(String::as_str).collect::<Vec<_>>());
-        let admitted = || names.iter().filter(|name| ration.admit(&write(name, 50), now).is_ok()).count();
-        assert_eq!([admitted(), admitted()], [names.len(), 0]);
-    }
-
-    #[test]
-    fn a_registry_that_is_not_read_yet_has_no_newcomers() {
-        let now = Instant::now();
-        let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
-        let space = Some(StoreSpace { used: 97 * MIB, quota: 100 * MIB, full: false });
-        ration.set_space(space, || None);
-        assert!(ration.admit(&write("first", 10), now).is_ok());
-        ration.set_space(space, || Some(HashSet::from([Tenant::new("first", "default")])));
-        assert!(ration.admit(&write("first", 10), now).is_ok());
-        assert!(ration.admit(&write("second", 10), now).is_err());
-        // There is room again.
-        fill(&ration, 50 * MIB, &[]);
-        assert!(ration.admit(&write("second", 10), now).is_ok());
-    }
-
-    #[test]
-    fn writes_since_the_last_look_count() {
-        let now = Instant::now();
-        let ration = ration(70 * MIB);
-        let admitted = flood(&ration, "loud", now);
-        assert_eq!(admitted, 10, "the writes fill the store themselves until it is nearly full");
-        assert!(ration.admit(&write("quiet", 10), now).is_ok());
-    }
-
-    #[test]
-    fn writes_are_admitted_again_after_a_while() {
-        let now = Instant::now();
-        let ration = ration(85 * MIB);
-        assert_eq!(flood(&ration, "loud", now), 1);
-        assert!(ration.admit(&write("loud", MIB as usize), now + HALF_LIFE / 2).is_err());
-        assert!(ration.admit(&write("loud", MIB as usize / 2), now + HALF_LIFE * 2).is_ok());
-    }
-
-    #[test]
-    fn a_store_that_does_not_tell_its_room_slows_nobody() {
-        let ration = ration(0);
-        ration.set_space(None, || None);
-        assert_eq!(flood(&ration, "loud", Instant::now()), 200);
-    }
-
-    #[test]
-    fn many_tenants_do_not_fill_the_memory() {
-        let now = Instant::now();
-        let ration = ration(0);
-        for n in 0..3 * MANY_TENANTS {
-            ration.admit(&write(&format!("t{n}"), 10), now).expect("admitted");
-        }
-        assert!(ration.state.lock().recent.len() <= MANY_TENANTS);
-    }
-}
+mod tests;

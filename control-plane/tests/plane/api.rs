@@ -265,32 +265,6 @@ async fn providers_that_do_not_exist_are_noted_together() {
 }
 
 #[tokio::test]
-async fn a_declaration_of_many_providers_lets_others_pass() {
-    let probe = Probe::start().await;
-    for name in ["many", "few", "p"] {
-        probe.service(json!({"serviceName": name, "version": "1.0.0"})).await;
-    }
-    let body = |consumer: &str, providers: Vec<Value>| {
-        let consumer = json!({"appId": "default", "serviceName": consumer, "version": "1.0.0"});
-        json!({"dependencies": [{"consumer": consumer, "providers": providers}]})
-    };
-    // Six transactions with fifty of them each.
-    let many = (0..300).map(|n| json!({"serviceName": format!("p{n}"), "version": "0+"})).collect();
-    let many = body("many", many);
-    let few = body("few", vec![json!({"serviceName": "p", "version": "0+"})]);
-    let (of_many, of_few) =
-        tokio::join!(probe.post("/dependencies", &many), probe.post("/dependencies", &few));
-    of_many.empty();
-    of_few.empty();
-    let prefix = "/cse-sr/ms/dep-rules/default/default/c/";
-    let rules = probe.store().range(RangeRequest::prefix(prefix)).await.expect("read").items;
-    let written = |name: &str| {
-        rules.iter().find(|rule| rule.key.contains(&format!("/{name}/"))).expect("a rule").mod_rev
-    };
-    assert!(written("few") < written("many"), "{} after {}", written("few"), written("many"));
-}
-
-#[tokio::test]
 async fn a_batch_asks_the_store_once_for_all_that_is_absent_or_unchanged() {
     let probe = Probe::start().await;
     let order = probe.service(json!({"serviceName": "order", "version": "1.0.0"})).await;

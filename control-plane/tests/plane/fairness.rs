@@ -3,64 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hooked::Hooked;
 use crate::probe::Probe;
-use async_trait::async_trait;
-use control_plane::store::{
-    LeaseId, RangeReply, RangeRequest, Store, StoreError, Txn, TxnReply, WatchStream,
-};
 use serde_json::json;
-use shared::model::Revision;
 use tokio::sync::{Semaphore, mpsc};
-
-/// A store in which the writes of the project `flood` wait until the test lets them go on.
-struct Held {
-    store: Arc<dyn Store>,
-    arrived: mpsc::Sender<()>,
-    go_on: Arc<Semaphore>,
-}
-
-#[async_trait]
-impl Store for Held {
-    async fn range(&self, request: RangeRequest) -> Result<RangeReply, StoreError> {
-        self.store.range(request).await
-    }
-
-    async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
-        if format!("{txn:?}").contains("/default/flood/") {
-            self.arrived.send(()).await.expect("the test listens");
-            self.go_on.acquire().await.expect("never closed").forget();
-        }
-        self.store.txn(txn).await
-    }
-
-    async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {
-        self.store.grant(ttl).await
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.keep_alive(lease).await
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.revoke(lease).await
-    }
-
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, StoreError> {
-        self.store.watch(prefix, from).await
-    }
-
-    async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
-        self.store.barrier(prefix).await
-    }
-
-    async fn compact(&self, rev: Revision) -> Result<(), StoreError> {
-        self.store.compact(rev).await
-    }
-
-    fn endpoints(&self) -> Vec<String> {
-        self.store.endpoints()
-    }
-}
 
 /// A control plane that an honest tenant has used, and whose store holds the writes of the flood.
 struct Flooded {
@@ -81,7 +27,17 @@ impl Flooded {
         let held = go_on.clone();
         let settings = [("MUSTER_FAIRNESS_TENANT_REQUESTS", places)];
         let probe = Probe::start_wrapped(directory.path(), &settings, |store| {
-            Arc::new(Held { store, arrived, go_on: held })
+            // The writes of the project `flood` wait until the test lets them go on.
+            Hooked::around(store, move |store, txn| {
+                let (arrived, held) = (arrived.clone(), held.clone());
+                Box::pin(async move {
+                    if format!("{txn:?}").contains("/default/flood/") {
+                        arrived.send(()).await.expect("the test listens");
+                        held.acquire().await.expect("never closed").forget();
+                    }
+                    store.txn(txn).await
+                })
+            })
         })
         .await;
         probe.service(json!({"serviceName": "honest"})).await;

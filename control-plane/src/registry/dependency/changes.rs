@@ -4,14 +4,21 @@
 //! consumer. Changes therefore gather while one is being written, and the caller whose turn it is puts as many
 //! of them as fit into each transaction, until its own is written. A change with many providers takes several
 //! transactions, between which those of others are written.
+//!
+//! Two long changes of one consumer at two replicas would undo each other's steps for ever. So a change that
+//! finds its steps undone [rests](Way) until nobody else changes that consumer any more.
+
+use std::future::pending;
 
 use host::lane::in_usual;
 use parking_lot::Mutex;
 use shared::model::ServiceKey;
-use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
 
-use super::sides::{Added, RuleTxn};
+use super::sides::{Added, RuleTxn, left_of};
+use super::way::Way;
 use super::{LOCK_PAUSE, Mode};
 use crate::registry::{CAS_TRIES, Registry, RegistryError, pause};
 use crate::store::StoreError;
@@ -31,6 +38,8 @@ pub(super) struct RuleChange {
 #[derive(Debug, Default)]
 pub(in crate::registry) struct RuleChanges {
     waiting: Mutex<Vec<Waiting>>,
+    /// Told when a change has come. The writer may wait for one while all others rest.
+    arrived: Notify,
     /// Held by the caller that writes.
     writing: tokio::sync::Mutex<()>,
 }
@@ -38,6 +47,7 @@ pub(in crate::registry) struct RuleChanges {
 #[derive(Debug)]
 struct Waiting {
     change: RuleChange,
+    way: Way,
     outcome: oneshot::Sender<Result<(), RegistryError>>,
 }
 
@@ -63,7 +73,9 @@ impl Registry {
     async fn write_together(&self, change: RuleChange) -> Result<(), RegistryError> {
         loop {
             let (sender, mut outcome) = oneshot::channel();
-            self.rule_changes.waiting.lock().push(Waiting { change: change.clone(), outcome: sender });
+            let waiting = Waiting { change: change.clone(), way: Way::default(), outcome: sender };
+            self.rule_changes.waiting.lock().push(waiting);
+            self.rule_changes.arrived.notify_one();
             tokio::select! {
                 biased;
                 ended = &mut outcome => if let Ok(ended) = ended { return ended },
@@ -95,19 +107,27 @@ impl Registry {
         };
         let mut txn = RuleTxn::new(&snapshot);
         let mut whole = Vec::new();
-        let mut partly = Vec::new();
+        let mut partly: Vec<Waiting> = Vec::new();
         let mut later: Vec<Waiting> = Vec::new();
         let mut is_full = false;
-        for change in waiting {
+        let now = Instant::now();
+        for mut change in waiting {
             // Two long changes of one consumer that took turns could undo each other for ever.
-            let is_early = || partly.iter().chain(&later).any(|before| before.is_of_consumer_of(&change));
-            if is_full || whole.len() + partly.len() >= attempts.most || is_early() {
+            let is_early = partly.iter().chain(&later).any(|before| before.is_of_consumer_of(&change));
+            if is_full
+                || whole.len() + partly.len() >= attempts.most
+                || is_early
+                || change.way.rests(|| left_of(&snapshot, &change.change), now)
+            {
                 later.push(change);
                 continue;
             }
             match txn.add(&change.change) {
                 Some(Added::Whole) => whole.push(change),
-                Some(Added::Partly) => partly.push(change),
+                Some(Added::Partly { left }) => {
+                    change.way.step(left);
+                    partly.push(change);
+                }
                 Some(Added::NoRoom) => {
                     is_full = true;
                     later.push(change);
@@ -115,6 +135,9 @@ impl Registry {
                 None => change
                     .end(Err(RegistryError::invalid("a tenant of the dependency is not {domain}/{project}"))),
             }
+        }
+        if whole.is_empty() && partly.is_empty() {
+            return self.wait_for_change(later).await;
         }
         let written = match txn.finish() {
             Some(txn) => self.commit(txn).await.map(Some),
@@ -125,6 +148,7 @@ impl Registry {
                 end_all(whole, &Ok(()));
                 // A step that was won is no lost attempt, so long ways are not bounded by the tries.
                 attempts.lost = 0;
+                partly.iter_mut().for_each(|change| change.way.stepped());
                 self.wait_on(in_turn(partly, later));
             }
             Ok(reply) => {
@@ -156,6 +180,19 @@ impl Registry {
             // The store is away. Each further transaction would wait for it in vain.
             Err(error) => end_all(joined(joined(partly, whole), later), &Err(error)),
         }
+    }
+
+    /// Waits until one of these changes has rested, or another one has come.
+    async fn wait_for_change(&self, resting: Vec<Waiting>) {
+        let until = resting.iter().filter_map(|change| change.way.rests_until()).min();
+        self.wait_on(resting);
+        let rested = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! { () = rested => {}, () = self.rule_changes.arrived.notified() => {} }
     }
 
     /// Puts changes back before those that have come meanwhile.

@@ -8,14 +8,13 @@ use shared::model::{ServiceKey, Tenant};
 
 use super::Mode;
 use super::changes::RuleChange;
+use super::way::CHANGES_PER_TXN;
 use crate::keys::{self, Key, Name};
 use crate::record::{self, DependencySet};
 use crate::store::{Compare, Op, Txn};
 use crate::version::VersionRule;
 use crate::view::{RuleSet, Snapshot};
 
-/// Providers of one consumer whose rules change in one transaction. Each of them is also a condition of it.
-const CHANGES_PER_TXN: usize = 50;
 /// Keys that one transaction compares and writes.
 const SETS_PER_TXN: usize = 100;
 /// Bytes that one transaction of several changes writes, about; etcd takes 1.5 MiB.
@@ -85,27 +84,40 @@ fn without<'a>(keys: &'a [ServiceKey], others: &[ServiceKey]) -> Vec<&'a Service
     keys.iter().filter(|key| !others.contains(key)).collect()
 }
 
-/// The next set on the way from `current` to `target`. The flag is true when it is the target.
-pub(super) fn step(current: &[ServiceKey], target: &[ServiceKey]) -> (Vec<ServiceKey>, bool) {
+/// The rules that a change still has to take away or to add.
+pub(super) fn left_of(snapshot: &Snapshot, change: &RuleChange) -> usize {
+    let current = rules_of(snapshot, &change.consumer).keys;
+    let target = target(&current, &change.providers, change.mode);
+    without(&current, &target).len() + without(&target, &current).len()
+}
+
+/// The next set on the way from `current` to `target`, and the rules that are left to be changed after it.
+pub(super) fn step(current: &[ServiceKey], target: &[ServiceKey]) -> (Vec<ServiceKey>, usize) {
     let removed = without(current, target);
     let added = without(target, current);
-    if removed.len() + added.len() <= CHANGES_PER_TXN {
-        return (target.to_vec(), true);
+    let changes = removed.len() + added.len();
+    if changes <= CHANGES_PER_TXN {
+        return (target.to_vec(), 0);
     }
     // Half of the changes for each side, so that the consumer neither loses everything first nor holds both
     // sets.
     let dropped: BTreeSet<_> = removed.into_iter().take(CHANGES_PER_TXN / 2).collect();
+    let added: Vec<_> = added.into_iter().take(CHANGES_PER_TXN / 2).cloned().collect();
+    let left = changes - dropped.len() - added.len();
     let mut next: Vec<_> = current.iter().filter(|rule| !dropped.contains(rule)).cloned().collect();
-    next.extend(added.into_iter().take(CHANGES_PER_TXN / 2).cloned());
-    (next, false)
+    next.extend(added);
+    (next, left)
 }
 
 /// The extent to which a change became part of a transaction.
 pub(super) enum Added {
     /// With this transaction the change is complete.
     Whole,
-    /// A step of it. Further transactions have to follow.
-    Partly,
+    /// A step of it. Further transactions have to follow, for the rules that are left.
+    Partly {
+        /// The number of these rules.
+        left: usize,
+    },
     /// Not at all.
     NoRoom,
 }
@@ -143,7 +155,7 @@ impl<'a> RuleTxn<'a> {
             None => consumer_set.keys.to_vec(),
         };
         let target = target(&current, providers, *mode);
-        let (next, is_target) = step(&current, &target);
+        let (next, left) = step(&current, &target);
         let mut sides = Vec::new();
         for rule in without(&current, &next) {
             let (key, set) = provider_side(self.snapshot, &own, consumer, rule)?;
@@ -172,10 +184,11 @@ impl<'a> RuleTxn<'a> {
                 consumers.push(consumer.clone());
             }
         }
-        if is_target {
-            self.obsolete.extend(obsolete.clone());
+        if left > 0 {
+            return Some(Added::Partly { left });
         }
-        Some(if is_target { Added::Whole } else { Added::Partly })
+        self.obsolete.extend(obsolete.clone());
+        Some(Added::Whole)
     }
 
     fn set(&mut self, key: String, before: RuleSet) -> &mut ChangedSet {

@@ -233,6 +233,38 @@ async fn a_check_tells_a_sound_file_from_a_damaged_one() {
 }
 
 #[tokio::test]
+async fn what_is_no_file_is_refused_by_its_own_name() {
+    let Written { directory, path, .. } = written(true).await;
+    let tasks = Tasks::new();
+    let open = |path: &Path| EmbeddedStore::open(path, EmbeddedConfig::default(), &tasks).err();
+    let to = directory.path().join("saved/muster.redb");
+    // A socket, which cannot be opened. To open a pipe would be to wait for somebody who writes.
+    let socket = directory.path().join("socket.redb");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+    let head = Head::path(&path);
+    fs::remove_file(&head).expect("removed");
+    fs::create_dir(&head).expect("a directory");
+    for (path, named) in [(&socket, &socket), (&path, &head)] {
+        let refusals = [check(path).err(), salvage(path, &to).err(), open(path)];
+        for refusal in refusals {
+            let refusal = refusal.expect("refused");
+            assert!(matches!(&refusal, OpenError::NotAFile(path) if path == named), "{refusal:?}");
+        }
+    }
+    assert!(!to.exists());
+}
+
+#[tokio::test]
+async fn salvage_does_not_write_through_a_link() {
+    let Written { directory, path, .. } = written(true).await;
+    let (link, elsewhere) = (directory.path().join("link.redb"), directory.path().join("elsewhere.redb"));
+    std::os::unix::fs::symlink(&elsewhere, &link).expect("linked");
+    let refusal = salvage(&path, &link).expect_err("something has this name");
+    assert!(matches!(refusal, OpenError::Exists(_)), "{refusal}");
+    assert!(!elsewhere.exists());
+}
+
+#[tokio::test]
 async fn salvage_saves_all_behind_a_damaged_header() {
     let written = written(false).await;
     let saved = written.directory.path().join("saved/muster.redb");

@@ -48,6 +48,9 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// A directory, a pipe or a device has the name of a file of the store.
+    #[error("{0} is not an ordinary file; move it away")]
+    NotAFile(PathBuf),
     /// Another process has the file open.
     #[error("{0} is in use by another process")]
     Locked(PathBuf),
@@ -173,10 +176,8 @@ impl StoreFile {
     /// watch from before.
     pub(super) fn create_with(path: &Path, state: &StoreState) -> Result<(), OpenError> {
         guarded(path, || {
+            expect_nothing(path)?;
             let head = locked_head(path)?;
-            if path.exists() {
-                return Err(OpenError::Exists(path.into()));
-            }
             create(path, state)?;
             let acknowledged = Acknowledged { batch: 0, rev: state.rev };
             head.write(acknowledged).and_then(|()| head.sync()).map_err(|source| io_error(path, source))
@@ -185,6 +186,7 @@ impl StoreFile {
 
     fn open_checked(path: &Path) -> Result<Self, OpenError> {
         fs::create_dir_all(directory(path)).map_err(|source| io_error(path, source))?;
+        expect_file(path)?;
         let head = locked_head(path)?;
         let acknowledged = head.read();
         if acknowledged.is_none() && path.exists() {
@@ -295,11 +297,31 @@ impl StoreFile {
     }
 }
 
-fn locked_head(path: &Path) -> Result<Head, OpenError> {
+/// Refuses what has the name of a file and is none. A pipe would be waited for, perhaps for ever. Whatever does not
+/// exist is told about by the call that opens it.
+pub(super) fn expect_file(path: &Path) -> Result<(), OpenError> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(OpenError::NotAFile(path.into())),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses to make a file where something is, which may also be a link to something that does not exist.
+pub(super) fn expect_nothing(path: &Path) -> Result<(), OpenError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(OpenError::Exists(path.into())),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The head of the store at `path`, locked. It is created if there is none.
+pub(super) fn locked_head(path: &Path) -> Result<Head, OpenError> {
+    let own = Head::path(path);
+    expect_file(&own)?;
     match Head::open(path) {
         Ok(Some(head)) => Ok(head),
         Ok(None) => Err(OpenError::Locked(path.into())),
-        Err(source) => Err(io_error(path, source)),
+        Err(source) => Err(io_error(&own, source)),
     }
 }
 
@@ -328,7 +350,7 @@ pub(super) fn refuse_behind(
 fn create(path: &Path, state: &StoreState) -> Result<(), OpenError> {
     let unfinished = path.with_extension("unfinished");
     match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(path, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&unfinished, error)),
         _ => {}
     }
     let database = Database::create(&unfinished).map_err(|error| open_error(path, error))?;

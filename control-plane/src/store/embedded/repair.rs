@@ -11,7 +11,7 @@ use std::sync::Arc;
 use shared::model::Revision;
 
 use super::contents::{self, Contents, add_lease};
-use super::file::{OpenError, StoreFile, io_error, refuse_behind};
+use super::file::{OpenError, StoreFile, expect_file, expect_nothing, io_error, locked_head, refuse_behind};
 use super::head::{Acknowledged, Head};
 use super::record::{self, Record};
 use super::state::StoreState;
@@ -85,9 +85,7 @@ pub fn check(path: &Path) -> Result<StoreSummary, OpenError> {
 /// If nothing can be read, `to` exists, or it cannot be written.
 pub fn salvage(from: &Path, to: &Path) -> Result<Salvage, OpenError> {
     // Before anything is locked: the damaged store itself may be named, and is not in use.
-    if to.exists() {
-        return Err(OpenError::Exists(to.into()));
-    }
+    expect_nothing(to)?;
     let (_lock, acknowledged) = head_of(from)?;
     let (mut state, way) = match contents::verify(from).or_else(|_| contents::verify_with_mended_header(from))
     {
@@ -108,11 +106,11 @@ pub fn salvage(from: &Path, to: &Path) -> Result<Salvage, OpenError> {
 
 /// The head of a store, locked, with what it says. A copy without its head is no mistake.
 fn head_of(path: &Path) -> Result<(Option<Head>, Option<Acknowledged>), OpenError> {
+    expect_file(path)?;
     if !Head::path(path).exists() {
         return Ok((None, None));
     }
-    let head = Head::open(path).map_err(|source| io_error(path, source))?;
-    let head = head.ok_or_else(|| OpenError::Locked(path.into()))?;
+    let head = locked_head(path)?;
     let acknowledged = head.read();
     Ok((Some(head), acknowledged))
 }

@@ -181,7 +181,7 @@ async fn a_damaged_or_foreign_file_is_refused() {
     fs::remove_file(&path).expect("removable");
     fs::create_dir(&path).expect("a directory in its place");
     let error = EmbeddedStore::open(&path, EmbeddedConfig::default(), &Tasks::new()).err().expect("refused");
-    assert!(matches!(error, OpenError::Io { .. }), "{error}");
+    assert!(matches!(error, OpenError::NotAFile(_)), "{error}");
 }
 
 #[tokio::test]

@@ -1,0 +1,170 @@
+//! Rations of tenants, by the clock of the test.
+
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn ration(used: u64) -> Ration {
+    let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
+    fill(&ration, used, &["loud", "quiet", "other"]);
+    ration
+}
+
+/// So many bytes of 100 MiB are in use, and the registry has these tenants.
+fn fill(ration: &Ration, used: u64, tenants: &[&str]) {
+    let tenants = || Some(tenants.iter().map(|domain| Tenant::new(*domain, "default")).collect());
+    ration.set_space(Some(StoreSpace { used, quota: 100 * MIB, full: false }), tenants);
+}
+
+fn write(domain: &str, bytes: usize) -> Txn {
+    let key = format!("/cse-sr/inst/files/{domain}/default/service/instance");
+    Txn { then: vec![Op::put(key, vec![0; bytes])], ..Txn::default() }
+}
+
+/// Writes 1 MiB at a time, and returns how many were admitted.
+fn flood(ration: &Ration, domain: &str, now: Instant) -> usize {
+    (0..200).take_while(|_| ration.admit(&write(domain, MIB as usize), now).is_ok()).count()
+}
+
+#[test]
+fn a_tenant_that_fills_the_store_is_slowed_before_others() {
+    let now = Instant::now();
+    let ration = ration(50 * MIB);
+    for used in 50..80 {
+        fill(&ration, used * MIB, &[]);
+        assert!(
+            ration.admit(&write("loud", MIB as usize), now).is_ok(),
+            "nobody is slowed while there is room"
+        );
+    }
+    fill(&ration, 80 * MIB, &["loud", "quiet", "other"]);
+    assert!(matches!(ration.admit(&write("loud", 10), now), Err(StoreError::Rationed)));
+    assert!(ration.admit(&write("quiet", 10), now).is_ok());
+    assert_eq!(flood(&ration, "other", now), 1, "an eighth of the room that is left");
+    let delete = Txn { then: vec![Op::Delete("/cse-sr/inst/files/loud/d/s/i".into())], ..Txn::default() };
+    assert!(ration.admit(&delete, now).is_ok(), "deletes make room");
+    assert!(
+        ration.admit(&Txn { then: vec![Op::put("/muster/publisher", "x")], ..Txn::default() }, now).is_ok()
+    );
+}
+
+#[test]
+fn tenants_that_are_made_up_share_one_ration() {
+    let now = Instant::now();
+    let ration = ration(80 * MIB);
+    let admitted = (0..1000).filter(|n| ration.admit(&write(&format!("new-{n}"), 400_000), now).is_ok());
+    assert_eq!(admitted.count(), 3, "an eighth of the room that is left, and of what the writes leave of it");
+    let small = (0..100_000).filter(|n| ration.admit(&write(&format!("small-{n}"), 100), now).is_ok());
+    assert!(small.count() < 10_000, "small writes are no way around it");
+    assert_eq!(flood(&ration, "quiet", now), 1, "a tenant that was there has a ration of its own");
+}
+
+/// Tenants that came in time, as many as somebody could make up before, and all that they are allowed to write.
+fn fill_with_prepared(ration: &[Ration], used: u64, now: Instant) -> u64 {
+    let prepared: Vec<String> = (0..300).map(|n| format!("prepared-{n}")).collect();
+    let tenants: Vec<&str> = prepared.iter().map(String::as_str).chain(["quiet"]).collect();
+    let mut written = 0;
+    for ration in ration {
+        fill(ration, used, &tenants);
+    }
+    for size in [100_000, 100] {
+        for (tenant, ration) in prepared.iter().flat_map(|tenant| ration.iter().map(move |at| (tenant, at))) {
+            let txn = write(tenant, size);
+            let (_, bytes) = written_by(&txn).expect("a write of a tenant");
+            while ration.admit(&txn, now).is_ok() {
+                written += bytes;
+            }
+        }
+    }
+    written
+}
+
+#[test]
+fn the_reserve_is_for_tenants_that_were_there() {
+    let now = Instant::now();
+    let ration = [Ration::new(&SdkMeterProvider::default().meter("test"))];
+    fill_with_prepared(&ration, 80 * MIB, now);
+    assert!(ration[0].admit(&write("new", 100), now).is_err());
+    let registrations = (0..100).take_while(|_| ration[0].admit(&write("quiet", 500), now).is_ok());
+    assert!(registrations.count() > 4, "its part of the reserve");
+}
+
+#[test]
+fn prepared_tenants_do_not_fill_the_store_however_long_they_try() {
+    let meter = SdkMeterProvider::default().meter("test");
+    let ration = [Ration::new(&meter), Ration::new(&meter)];
+    let mut now = Instant::now();
+    let mut used = 80 * MIB;
+    // An hour of two control planes, in which the store tells its room after each flood and what was written counts less and less.
+    for _ in 0..60 {
+        used += fill_with_prepared(&ration, used, now) * GROWTH / 2;
+        assert!(used < 100 * MIB, "{used} bytes");
+        now += Duration::from_secs(60);
+    }
+    assert!(ration[0].admit(&write("quiet", 500), now).is_ok(), "{used} bytes, and its part is not touched");
+}
+
+#[test]
+fn many_tenants_write_their_parts_of_the_reserve_once() {
+    let now = Instant::now();
+    let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
+    let names: Vec<String> = (0..2 * MANY_TENANTS).map(|n| format!("t{n}")).collect();
+    fill(&ration, 96 * MIB, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let admitted = || names.iter().filter(|name| ration.admit(&write(name, 50), now).is_ok()).count();
+    assert_eq!([admitted(), admitted()], [names.len(), 0]);
+}
+
+#[test]
+fn a_registry_that_is_not_read_yet_has_no_newcomers() {
+    let now = Instant::now();
+    let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
+    let space = Some(StoreSpace { used: 97 * MIB, quota: 100 * MIB, full: false });
+    ration.set_space(space, || None);
+    assert!(ration.admit(&write("first", 10), now).is_ok());
+    let tenants = HashSet::from([Tenant::new("first", "default")]);
+    ration.set_space(space, || Some(tenants));
+    assert!(ration.admit(&write("first", 10), now).is_ok());
+    assert!(ration.admit(&write("second", 10), now).is_err());
+    // There is room again.
+    fill(&ration, 50 * MIB, &[]);
+    assert!(ration.admit(&write("second", 10), now).is_ok());
+}
+
+#[test]
+fn writes_since_the_last_look_count() {
+    let now = Instant::now();
+    let ration = ration(70 * MIB);
+    let admitted = flood(&ration, "loud", now);
+    assert_eq!(admitted, 3, "with these writes the store may be nearly full");
+    assert!(ration.admit(&write("quiet", 10), now).is_ok());
+}
+
+#[test]
+fn writes_are_admitted_again_after_a_while() {
+    let now = Instant::now();
+    let ration = ration(85 * MIB);
+    assert_eq!(flood(&ration, "loud", now), 1);
+    fill(&ration, 86 * MIB, &[]);
+    assert!(ration.admit(&write("loud", MIB as usize), now + HALF_LIFE / 2).is_err());
+    assert!(ration.admit(&write("loud", MIB as usize / 2), now + HALF_LIFE * 2).is_ok());
+}
+
+#[test]
+fn a_store_that_does_not_tell_its_room_slows_nobody() {
+    let ration = ration(0);
+    ration.set_space(None, || None);
+    assert_eq!(flood(&ration, "loud", Instant::now()), 200);
+}
+
+#[test]
+fn many_tenants_do_not_fill_the_memory() {
+    let now = Instant::now();
+    let ration = ration(0);
+    for n in 0..3 * MANY_TENANTS {
+        ration.admit(&write(&format!("t{n}"), 10), now).expect("admitted");
+    }
+    assert!(ration.state.lock().recent.len() <= MANY_TENANTS);
+}

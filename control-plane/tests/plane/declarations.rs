@@ -1,0 +1,90 @@
+//! Declared dependencies: changes of rules that are long, or meet others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_plane::record::DependencySet;
+use control_plane::store::{RangeRequest, Store};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::hooked::Hooked;
+use crate::probe::Probe;
+
+/// The prefix of the rules under their consumers.
+const CONSUMERS: &str = "/cse-sr/ms/dep-rules/default/default/c/";
+
+/// A body that declares these providers for a consumer.
+fn declaration(consumer: &str, providers: impl IntoIterator<Item = String>) -> Value {
+    let provider = |name| json!({"appId": "default", "serviceName": name, "version": "0+"});
+    let providers: Vec<Value> = providers.into_iter().map(provider).collect();
+    let consumer = json!({"appId": "default", "serviceName": consumer, "version": "1.0.0"});
+    json!({"dependencies": [{"consumer": consumer, "providers": providers}]})
+}
+
+#[tokio::test]
+async fn a_declaration_of_many_providers_lets_others_pass() {
+    let probe = Probe::start().await;
+    for name in ["many", "few", "p"] {
+        probe.service(json!({"serviceName": name, "version": "1.0.0"})).await;
+    }
+    // Six transactions with fifty of them each.
+    let many = declaration("many", (0..300).map(|n| format!("p{n}")));
+    let few = declaration("few", ["p".to_owned()]);
+    let (of_many, of_few) =
+        tokio::join!(probe.post("/dependencies", &many), probe.post("/dependencies", &few));
+    of_many.empty();
+    of_few.empty();
+    let rules = probe.store().range(RangeRequest::prefix(CONSUMERS)).await.expect("read").items;
+    let written = |name: &str| {
+        rules.iter().find(|rule| rule.key.contains(&format!("/{name}/"))).expect("a rule").mod_rev
+    };
+    assert!(written("few") < written("many"), "{} after {}", written("few"), written("many"));
+}
+
+/// The store of one of two replicas whose steps of long changes alternate as long as both make any: each step waits for
+/// one of the other, but not for ever.
+fn alternating(store: Arc<dyn Store>, own: usize, last: Arc<watch::Sender<usize>>) -> Arc<dyn Store> {
+    Hooked::around(store, move |store, txn| {
+        let last = last.clone();
+        Box::pin(async move {
+            let is_step = txn.compare.len() > 20;
+            let reply = store.txn(txn).await?;
+            if is_step && reply.succeeded {
+                last.send_replace(own);
+                let mut last = last.subscribe();
+                let other = last.wait_for(|last| *last != own);
+                let _ = timeout(Duration::from_millis(50), other).await;
+            }
+            Ok(reply)
+        })
+    })
+}
+
+#[tokio::test]
+async fn two_replicas_that_replace_the_same_rules_do_not_undo_each_other_for_ever() {
+    let last = Arc::new(watch::Sender::new(0));
+    let mut store = None;
+    let first = |own: Arc<dyn Store>| alternating(store.insert(own).clone(), 1, last.clone());
+    let first = Probe::start_over(first).await;
+    let store = store.expect("a store");
+    let second = Probe::start_over(|_| alternating(store, 2, last.clone())).await;
+    first.service(json!({"serviceName": "c", "version": "1.0.0"})).await;
+    // Eight transactions each, if nobody else changes this consumer.
+    let names = |of: &'static str| (0..200).map(move |n| format!("{of}{n}"));
+    let provider = |name| first.service(json!({"serviceName": name, "version": "1.0.0"}));
+    join_all(names("a").chain(names("b")).map(provider)).await;
+    let (a, b) = (declaration("c", names("a")), declaration("c", names("b")));
+    let both = async { tokio::join!(first.put("/dependencies", &a), second.put("/dependencies", &b)) };
+    let (of_first, of_second) = timeout(Duration::from_secs(60), both).await.expect("both end");
+    of_first.empty();
+    of_second.empty();
+    let rules = first.store().range(RangeRequest::prefix(CONSUMERS)).await.expect("read").items;
+    let [rules] = rules.try_into().expect("one consumer");
+    let rules: DependencySet = serde_json::from_slice(&rules.value).expect("a set");
+    let count = |of: &str| rules.keys.iter().filter(|rule| rule.service_name.starts_with(of)).count();
+    let counts = [count("a"), count("b")];
+    assert!(counts == [200, 0] || counts == [0, 200], "{counts:?}: the rules of one of them, whole");
+}
