@@ -432,6 +432,12 @@ pub trait Store: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// The bytes by which a transaction that succeeds adds to that room: here those of all keys and values that it
+    /// writes, since a store with history keeps the former ones beside them.
+    fn growth(&self, txn: &Txn) -> u64 {
+        written(txn).map(|(key, value)| bytes_of(key, value)).sum()
+    }
+
     /// The figures of group commit; zero for a store without it.
     fn group_figures(&self) -> GroupFigures {
         GroupFigures::default()
@@ -439,6 +445,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// The addresses of the store, for `/admin/clusters`.
     fn endpoints(&self) -> Vec<String>;
+}
+
+/// The bytes of a key and its value.
+pub(crate) fn bytes_of(key: &str, value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64
+}
+
+/// The keys and values that a transaction writes.
+pub(crate) fn written(txn: &Txn) -> impl Iterator<Item = (&str, &[u8])> {
+    txn.then.iter().filter_map(|op| match op {
+        Op::Put { key, value, .. } | Op::PutLast { key, value, .. } => Some((key.as_str(), &**value)),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -207,6 +207,11 @@ impl Store for EmbeddedStore {
         Ok(Some(StoreSpace { used, quota: self.quota, full: used >= self.quota }))
     }
 
+    /// Only present values count against the quota.
+    fn growth(&self, txn: &Txn) -> u64 {
+        self.shared.read(|state, _| state.growth(txn))
+    }
+
     fn endpoints(&self) -> Vec<String> {
         vec![format!("file://{}", self.path.display())]
     }

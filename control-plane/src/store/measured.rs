@@ -193,6 +193,10 @@ impl Store for Measured {
         self.inner.space().await
     }
 
+    fn growth(&self, txn: &Txn) -> u64 {
+        self.inner.growth(txn)
+    }
+
     fn group_figures(&self) -> GroupFigures {
         self.inner.group_figures()
     }

@@ -5,7 +5,8 @@
 //!
 //! etcd keeps each version of each value until it is compacted, and when its file reaches the quota it
 //! refuses every write of every tenant until an operator has acted. So what a tenant has *written* counts,
-//! not what it holds. While the store has room nobody is slowed.
+//! not what it holds; in the embedded store, which keeps no former values, only what exceeds those. While the store
+//! has room nobody is slowed.
 //!
 //! Clients choose the names of tenants, so a share for each would be no bound. Those that the registry did not
 //! have when the store became nearly full, the *newcomers*, share one tenant's ration. The last part of the
@@ -24,8 +25,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    GroupFigures, LeaseId, LeaseTime, Op, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn,
-    TxnReply, WatchStream,
+    GroupFigures, LeaseId, LeaseTime, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply,
+    WatchStream, written,
 };
 use crate::keys::Key;
 
@@ -198,8 +199,9 @@ impl Ration {
         }
     }
 
-    fn admit(&self, txn: &Txn, now: Instant) -> Result<(), StoreError> {
-        let Some((tenant, bytes)) = written_by(txn) else { return Ok(()) };
+    /// Counts a transaction that adds so many bytes, unless they are more than its tenant may write.
+    fn admit(&self, txn: &Txn, bytes: u64, now: Instant) -> Result<(), StoreError> {
+        let Some(tenant) = writer_of(txn).filter(|_| bytes > 0) else { return Ok(()) };
         let mut state = self.state.lock();
         let is_newcomer = state.known.as_ref().is_some_and(|known| !known.contains(&tenant));
         let allowed = state.allowed(is_newcomer);
@@ -236,21 +238,14 @@ const GAUGES: [(&str, &str, ReadGauge); 3] = [
     }),
 ];
 
-/// The tenant of a transaction that writes values, and their bytes. `None` if it only deletes, or belongs to
-/// no tenant: deletes make room, and what we write for ourselves is small. A lease key that is written alone
-/// is a heartbeat: refused, it would cost an instance its life.
-fn written_by(txn: &Txn) -> Option<(Tenant, u64)> {
-    let puts = || {
-        txn.then.iter().filter_map(|op| match op {
-            Op::Put { key, value, .. } | Op::PutLast { key, value, .. } => Some((key, value)),
-            _ => None,
-        })
-    };
-    let tenant = puts().find_map(|(key, _)| match Key::parse(key) {
+/// The tenant of a transaction that writes values. `None` if it only deletes, or belongs to no tenant: deletes make
+/// room, and what we write for ourselves is small. A lease key that is written alone is a heartbeat: refused, it would
+/// cost an instance its life.
+fn writer_of(txn: &Txn) -> Option<Tenant> {
+    written(txn).find_map(|(key, _)| match Key::parse(key) {
         Key::Lease(..) => None,
         key => key.tenant().cloned(),
-    })?;
-    Some((tenant, puts().map(|(key, value)| (key.len() + value.len()) as u64).sum()))
+    })
 }
 
 /// Passes every call to another store, except for writes that exceed a tenant's ration.
@@ -272,7 +267,7 @@ impl Store for Rationed {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
-        self.ration.admit(&txn, Instant::now())?;
+        self.ration.admit(&txn, self.inner.growth(&txn), Instant::now())?;
         self.inner.txn(txn).await
     }
 
@@ -318,6 +313,10 @@ impl Store for Rationed {
 
     async fn space(&self) -> Result<Option<StoreSpace>, StoreError> {
         self.inner.space().await
+    }
+
+    fn growth(&self, txn: &Txn) -> u64 {
+        self.inner.growth(txn)
     }
 
     fn group_figures(&self) -> GroupFigures {

@@ -12,7 +12,8 @@ use shared::model::Revision;
 
 use super::log::{KeyChange, LoggedCommit};
 use crate::store::{
-    Compare, KeyValue, LeaseId, Op, RangeReply, RangeRequest, StoreError, Txn, TxnReply, prefix_end,
+    Compare, KeyValue, LeaseId, Op, RangeReply, RangeRequest, StoreError, Txn, TxnReply, bytes_of,
+    prefix_end, written,
 };
 
 /// The most bytes of keys and values in one transaction: etcd's limit.
@@ -194,6 +195,16 @@ impl StoreState {
         KeyChange { key: name, after: Some(after), before }
     }
 
+    /// The bytes by which the keys and values that a transaction writes exceed those which they replace.
+    pub(super) fn growth(&self, txn: &Txn) -> u64 {
+        let (mut more, mut less) = (0, 0);
+        for (key, value) in written(txn) {
+            more += bytes_of(key, value);
+            less += self.keys.get(key).map_or(0, |before| size(before));
+        }
+        more.saturating_sub(less)
+    }
+
     fn delete(&mut self, key: &str) -> Option<KeyChange> {
         let (name, before) = self.keys.get_key_value(key).map(|(name, kv)| (name.clone(), kv.clone()))?;
         if let Some(lease) = before.lease {
@@ -216,9 +227,8 @@ impl StoreState {
     }
 }
 
-/// The bytes of a key and its value.
 fn size(kv: &KeyValue) -> u64 {
-    (kv.key.len() + kv.value.len()) as u64
+    bytes_of(&kv.key, &kv.value)
 }
 
 fn item(kv: &Arc<KeyValue>, keys_only: bool) -> KeyValue {

@@ -4,6 +4,9 @@ use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 use super::*;
+use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use crate::store::{Op, bytes_of};
+use host::lifecycle::Tasks;
 
 const MIB: u64 = 1 << 20;
 
@@ -24,9 +27,18 @@ fn write(domain: &str, bytes: usize) -> Txn {
     Txn { then: vec![Op::put(key, vec![0; bytes])], ..Txn::default() }
 }
 
+/// As over etcd, where all bytes that are written count.
+fn admit(ration: &Ration, txn: &Txn, now: Instant) -> Result<(), StoreError> {
+    ration.admit(txn, bytes(txn), now)
+}
+
+fn bytes(txn: &Txn) -> u64 {
+    written(txn).map(|(key, value)| bytes_of(key, value)).sum()
+}
+
 /// Writes 1 MiB at a time, and returns how many were admitted.
 fn flood(ration: &Ration, domain: &str, now: Instant) -> usize {
-    (0..200).take_while(|_| ration.admit(&write(domain, MIB as usize), now).is_ok()).count()
+    (0..200).take_while(|_| admit(&ration, &write(domain, MIB as usize), now).is_ok()).count()
 }
 
 #[test]
@@ -36,18 +48,18 @@ fn a_tenant_that_fills_the_store_is_slowed_before_others() {
     for used in 50..80 {
         fill(&ration, used * MIB, &[]);
         assert!(
-            ration.admit(&write("loud", MIB as usize), now).is_ok(),
+            admit(&ration, &write("loud", MIB as usize), now).is_ok(),
             "nobody is slowed while there is room"
         );
     }
     fill(&ration, 80 * MIB, &["loud", "quiet", "other"]);
-    assert!(matches!(ration.admit(&write("loud", 10), now), Err(StoreError::Rationed)));
-    assert!(ration.admit(&write("quiet", 10), now).is_ok());
+    assert!(matches!(admit(&ration, &write("loud", 10), now), Err(StoreError::Rationed)));
+    assert!(admit(&ration, &write("quiet", 10), now).is_ok());
     assert_eq!(flood(&ration, "other", now), 1, "an eighth of the room that is left");
     let delete = Txn { then: vec![Op::Delete("/cse-sr/inst/files/loud/d/s/i".into())], ..Txn::default() };
-    assert!(ration.admit(&delete, now).is_ok(), "deletes make room");
+    assert!(admit(&ration, &delete, now).is_ok(), "deletes make room");
     assert!(
-        ration.admit(&Txn { then: vec![Op::put("/muster/publisher", "x")], ..Txn::default() }, now).is_ok()
+        admit(&ration, &Txn { then: vec![Op::put("/muster/publisher", "x")], ..Txn::default() }, now).is_ok()
     );
 }
 
@@ -55,9 +67,9 @@ fn a_tenant_that_fills_the_store_is_slowed_before_others() {
 fn tenants_that_are_made_up_share_one_ration() {
     let now = Instant::now();
     let ration = ration(80 * MIB);
-    let admitted = (0..1000).filter(|n| ration.admit(&write(&format!("new-{n}"), 400_000), now).is_ok());
+    let admitted = (0..1000).filter(|n| admit(&ration, &write(&format!("new-{n}"), 400_000), now).is_ok());
     assert_eq!(admitted.count(), 3, "an eighth of the room that is left, and of what the writes leave of it");
-    let small = (0..100_000).filter(|n| ration.admit(&write(&format!("small-{n}"), 100), now).is_ok());
+    let small = (0..100_000).filter(|n| admit(&ration, &write(&format!("small-{n}"), 100), now).is_ok());
     assert!(small.count() < 10_000, "small writes are no way around it");
     assert_eq!(flood(&ration, "quiet", now), 1, "a tenant that was there has a ration of its own");
 }
@@ -66,20 +78,19 @@ fn tenants_that_are_made_up_share_one_ration() {
 fn fill_with_prepared(ration: &[Ration], used: u64, now: Instant) -> u64 {
     let prepared: Vec<String> = (0..300).map(|n| format!("prepared-{n}")).collect();
     let tenants: Vec<&str> = prepared.iter().map(String::as_str).chain(["quiet"]).collect();
-    let mut written = 0;
+    let mut all = 0;
     for ration in ration {
         fill(ration, used, &tenants);
     }
     for size in [100_000, 100] {
         for (tenant, ration) in prepared.iter().flat_map(|tenant| ration.iter().map(move |at| (tenant, at))) {
             let txn = write(tenant, size);
-            let (_, bytes) = written_by(&txn).expect("a write of a tenant");
-            while ration.admit(&txn, now).is_ok() {
-                written += bytes;
+            while admit(ration, &txn, now).is_ok() {
+                all += bytes(&txn);
             }
         }
     }
-    written
+    all
 }
 
 #[test]
@@ -87,8 +98,8 @@ fn the_reserve_is_for_tenants_that_were_there() {
     let now = Instant::now();
     let ration = [Ration::new(&SdkMeterProvider::default().meter("test"))];
     fill_with_prepared(&ration, 80 * MIB, now);
-    assert!(ration[0].admit(&write("new", 100), now).is_err());
-    let registrations = (0..100).take_while(|_| ration[0].admit(&write("quiet", 500), now).is_ok());
+    assert!(admit(&ration[0], &write("new", 100), now).is_err());
+    let registrations = (0..100).take_while(|_| admit(&ration[0], &write("quiet", 500), now).is_ok());
     assert!(registrations.count() > 4, "its part of the reserve");
 }
 
@@ -104,7 +115,10 @@ fn prepared_tenants_do_not_fill_the_store_however_long_they_try() {
         assert!(used < 100 * MIB, "{used} bytes");
         now += Duration::from_secs(60);
     }
-    assert!(ration[0].admit(&write("quiet", 500), now).is_ok(), "{used} bytes, and its part is not touched");
+    assert!(
+        admit(&ration[0], &write("quiet", 500), now).is_ok(),
+        "{used} bytes, and its part is not touched"
+    );
 }
 
 #[test]
@@ -113,7 +127,7 @@ fn many_tenants_write_their_parts_of_the_reserve_once() {
     let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
     let names: Vec<String> = (0..2 * MANY_TENANTS).map(|n| format!("t{n}")).collect();
     fill(&ration, 96 * MIB, &names.iter().map(String::as_str).collect::<Vec<_>>());
-    let admitted = || names.iter().filter(|name| ration.admit(&write(name, 50), now).is_ok()).count();
+    let admitted = || names.iter().filter(|name| admit(&ration, &write(name, 50), now).is_ok()).count();
     assert_eq!([admitted(), admitted()], [names.len(), 0]);
 }
 
@@ -123,14 +137,14 @@ fn a_registry_that_is_not_read_yet_has_no_newcomers() {
     let ration = Ration::new(&SdkMeterProvider::default().meter("test"));
     let space = Some(StoreSpace { used: 97 * MIB, quota: 100 * MIB, full: false });
     ration.set_space(space, || None);
-    assert!(ration.admit(&write("first", 10), now).is_ok());
+    assert!(admit(&ration, &write("first", 10), now).is_ok());
     let tenants = HashSet::from([Tenant::new("first", "default")]);
     ration.set_space(space, || Some(tenants));
-    assert!(ration.admit(&write("first", 10), now).is_ok());
-    assert!(ration.admit(&write("second", 10), now).is_err());
+    assert!(admit(&ration, &write("first", 10), now).is_ok());
+    assert!(admit(&ration, &write("second", 10), now).is_err());
     // There is room again.
     fill(&ration, 50 * MIB, &[]);
-    assert!(ration.admit(&write("second", 10), now).is_ok());
+    assert!(admit(&ration, &write("second", 10), now).is_ok());
 }
 
 #[test]
@@ -139,7 +153,7 @@ fn writes_since_the_last_look_count() {
     let ration = ration(70 * MIB);
     let admitted = flood(&ration, "loud", now);
     assert_eq!(admitted, 3, "with these writes the store may be nearly full");
-    assert!(ration.admit(&write("quiet", 10), now).is_ok());
+    assert!(admit(&ration, &write("quiet", 10), now).is_ok());
 }
 
 #[test]
@@ -148,8 +162,8 @@ fn writes_are_admitted_again_after_a_while() {
     let ration = ration(85 * MIB);
     assert_eq!(flood(&ration, "loud", now), 1);
     fill(&ration, 86 * MIB, &[]);
-    assert!(ration.admit(&write("loud", MIB as usize), now + HALF_LIFE / 2).is_err());
-    assert!(ration.admit(&write("loud", MIB as usize / 2), now + HALF_LIFE * 2).is_ok());
+    assert!(admit(&ration, &write("loud", MIB as usize), now + HALF_LIFE / 2).is_err());
+    assert!(admit(&ration, &write("loud", MIB as usize / 2), now + HALF_LIFE * 2).is_ok());
 }
 
 #[test]
@@ -164,7 +178,34 @@ fn many_tenants_do_not_fill_the_memory() {
     let now = Instant::now();
     let ration = ration(0);
     for n in 0..3 * MANY_TENANTS {
-        ration.admit(&write(&format!("t{n}"), 10), now).expect("admitted");
+        admit(&ration, &write(&format!("t{n}"), 10), now).expect("admitted");
     }
     assert!(ration.state.lock().recent.len() <= MANY_TENANTS);
+}
+
+#[tokio::test]
+async fn an_embedded_store_takes_what_makes_it_no_larger() {
+    const QUOTA: u64 = 20_000;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let tasks = Tasks::new();
+    let config = EmbeddedConfig { quota: QUOTA, ..EmbeddedConfig::default() };
+    let path = directory.path().join("muster.redb");
+    let embedded: Arc<dyn Store> = EmbeddedStore::open(path, config, &tasks).expect("opens");
+    let ration = Arc::new(Ration::new(&SdkMeterProvider::default().meter("test")));
+    let store = Rationed::new(embedded, ration.clone());
+    let put = async |name: &str, bytes| {
+        let key = format!("/cse-sr/inst/files/loud/default/service/{name}");
+        store.txn(Txn { then: vec![Op::put(key, vec![0; bytes])], ..Txn::default() }).await
+    };
+    let key = "/cse-sr/inst/files/loud/default/service/a".len() as u64;
+    // Exactly full.
+    put("a", 9_000).await.expect("there is room");
+    put("b", (QUOTA - 9_000 - 2 * key) as usize).await.expect("there is room");
+    let space = store.space().await.expect("it tells").expect("it has a quota");
+    assert_eq!((space.used, space.full), (QUOTA, true));
+    ration.set_space(Some(space), || Some(HashSet::from([Tenant::new("loud", "default")])));
+    put("a", 9_000).await.expect("as large as before");
+    assert!(matches!(put("c", 1).await, Err(StoreError::Rationed)));
+    assert!(matches!(put("a", 9_001).await, Err(StoreError::Rationed)));
+    put("a", 8_000).await.expect("smaller");
 }
