@@ -38,7 +38,7 @@ fn bytes(txn: &Txn) -> u64 {
 
 /// Writes 1 MiB at a time, and returns how many were admitted.
 fn flood(ration: &Ration, domain: &str, now: Instant) -> usize {
-    (0..200).take_while(|_| admit(&ration, &write(domain, MIB as usize), now).is_ok()).count()
+    (0..200).take_while(|_| admit(ration, &write(domain, MIB as usize), now).is_ok()).count()
 }
 
 #[test]
