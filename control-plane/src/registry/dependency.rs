@@ -42,6 +42,8 @@ pub(crate) enum Mode {
     Add,
     /// New providers replace the existing ones.
     Overwrite,
+    /// Existing providers leave, those of them that are not registered.
+    Prune,
 }
 
 /// A consumer and the providers it declares.
@@ -104,11 +106,51 @@ impl Registry {
             checked.push(declaration);
         }
         for Declaration { consumer, providers } in checked {
+            let providers = match mode {
+                Mode::Overwrite => self.note_absent(tenant, &consumer, providers).await?,
+                Mode::Add | Mode::Prune => providers,
+            };
             self.set_rules(&consumer, providers, mode).await?;
         }
         if mode == Mode::Overwrite {
             self.drop_dangling(tenant).await?;
         }
+        Ok(())
+    }
+
+    /// Notes the providers that are not registered, and returns the others. A rule for the former would be dropped at
+    /// once, and declarations at the same time would drop and write each other's for ever.
+    async fn note_absent(
+        &self,
+        tenant: &Tenant,
+        consumer: &ServiceKey,
+        providers: Vec<ServiceKey>,
+    ) -> Result<Vec<ServiceKey>, RegistryError> {
+        let snapshot = self.view.now()?;
+        let (present, absent): (Vec<_>, Vec<_>) =
+            providers.into_iter().partition(|provider| has_provider(&snapshot, tenant, provider));
+        self.want_providers(&snapshot, tenant, consumer, &absent).await?;
+        Ok(present)
+    }
+
+    /// Has a consumer wait for the names of providers.
+    async fn want_providers(
+        &self,
+        snapshot: &Snapshot,
+        tenant: &Tenant,
+        consumer: &ServiceKey,
+        providers: &[ServiceKey],
+    ) -> Result<(), RegistryError> {
+        let Some(waiting) = snapshot.by_key(consumer) else { return Ok(()) };
+        // A note that exists already stands for a later find of the name.
+        let unnoted = providers.iter().filter(|rule| self.note_of(snapshot, &waiting, rule).is_none());
+        let wanted = unnoted.map(|rule| Wanted {
+            tenant: Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone()),
+            name: rule_name(rule),
+            versions: rule.version.clone(),
+        });
+        // Together: each commit costs the view all rules of the consumer.
+        self.want_each(&waiting, &wanted.collect::<Vec<_>>()).await?;
         Ok(())
     }
 
@@ -344,8 +386,8 @@ impl Registry {
         let snapshot = self.view.now()?;
         let Some(view) = snapshot.tenant(tenant) else { return Ok(()) };
         for ((name, version), rules) in view.consumer_rules.iter() {
-            let (remaining, dangling): (Vec<&ServiceKey>, Vec<&ServiceKey>) =
-                rules.keys.iter().partition(|rule| has_provider(&snapshot, tenant, rule));
+            let is_dangling = |rule: &&ServiceKey| !has_provider(&snapshot, tenant, rule);
+            let dangling: Vec<ServiceKey> = rules.keys.iter().filter(is_dangling).cloned().collect();
             if dangling.is_empty() {
                 continue;
             }
@@ -359,20 +401,9 @@ impl Registry {
             };
             // The names are noted before the rules go: between the two the consumer is interested twice, not
             // at no time.
-            if let Some(waiting) = snapshot.by_key(&consumer) {
-                // A note that exists already stands for a later find of the name.
-                let unnoted =
-                    dangling.iter().filter(|rule| self.note_of(&snapshot, &waiting, rule).is_none());
-                let wanted = unnoted.map(|rule| Wanted {
-                    tenant: Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone()),
-                    name: rule_name(rule),
-                    versions: rule.version.clone(),
-                });
-                // Together: each commit costs the view all rules of the consumer.
-                self.want_each(&waiting, &wanted.collect::<Vec<_>>()).await?;
-            }
-            let remaining = remaining.into_iter().cloned().collect();
-            self.set_rules(&consumer, remaining, Mode::Overwrite).await?;
+            self.want_providers(&snapshot, tenant, &consumer, &dangling).await?;
+            // Only these: a find may have added another rule meanwhile.
+            self.set_rules(&consumer, dangling, Mode::Prune).await?;
         }
         Ok(())
     }

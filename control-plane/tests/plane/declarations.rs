@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::record::DependencySet;
-use control_plane::store::{RangeRequest, Store};
+use control_plane::store::{Op, RangeRequest, Store};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::hooked::Hooked;
@@ -87,4 +87,37 @@ async fn two_replicas_that_replace_the_same_rules_do_not_undo_each_other_for_eve
     let count = |of: &str| rules.keys.iter().filter(|rule| rule.service_name.starts_with(of)).count();
     let counts = [count("a"), count("b")];
     assert!(counts == [200, 0] || counts == [0, 200], "{counts:?}: the rules of one of them, whole");
+}
+
+#[tokio::test]
+async fn a_rule_that_a_find_adds_while_others_are_dropped_stays() {
+    let (arrived, mut arrivals) = mpsc::channel(16);
+    let go_on = Arc::new(Semaphore::new(0));
+    let held = go_on.clone();
+    let probe = Probe::start_over(|store| {
+        // The note of the name whose rule is about to be dropped.
+        Hooked::around(store, move |store, txn| {
+            let (arrived, held) = (arrived.clone(), held.clone());
+            Box::pin(async move {
+                if txn.then.iter().any(|op| matches!(op, Op::Put { key, .. } if key.contains("/wanted/"))) {
+                    arrived.send(()).await.expect("the test listens");
+                    held.acquire().await.expect("never closed").forget();
+                }
+                store.txn(txn).await
+            })
+        })
+    })
+    .await;
+    let service = |name| probe.service(json!({"serviceName": name, "version": "1.0.0"}));
+    let (consumer, provider, _other) = tokio::join!(service("c"), service("p"), service("other"));
+    probe.post("/dependencies", &declaration("c", ["gone".to_owned()])).await.empty();
+    let other = declaration("other", []);
+    let find = "/instances?appId=default&serviceName=p&version=0%2B";
+    let (dropped, ()) = tokio::join!(probe.put("/dependencies", &other), async {
+        timeout(Duration::from_secs(10), arrivals.recv()).await.expect("the name is noted");
+        assert_eq!(probe.get_as(&consumer, find).await.status, 200);
+        go_on.add_permits(16);
+    });
+    dropped.empty();
+    assert_eq!(probe.providers_in("default", &consumer), [provider]);
 }

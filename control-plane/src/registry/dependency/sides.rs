@@ -45,12 +45,18 @@ pub(super) fn rules_of(snapshot: &Snapshot, consumer: &ServiceKey) -> RuleSet {
 }
 
 /// The rules that a consumer is to have: one per provider name, or only `*` if that is among them.
-pub(super) fn target(current: &[ServiceKey], providers: &[ServiceKey], mode: Mode) -> Vec<ServiceKey> {
+fn target(snapshot: &Snapshot, own: &Tenant, current: &[ServiceKey], change: &RuleChange) -> Vec<ServiceKey> {
+    let RuleChange { providers, mode, .. } = change;
+    if *mode == Mode::Prune {
+        let pruned: HashSet<&ServiceKey> = providers.iter().collect();
+        let stays = |rule: &&ServiceKey| !pruned.contains(rule) || has_provider(snapshot, own, rule);
+        return current.iter().filter(stays).cloned().collect();
+    }
     if let Some(all) = providers.iter().find(|provider| provider.service_name == "*") {
         return vec![all.clone()];
     }
-    if mode == Mode::Overwrite {
-        return providers.to_vec();
+    if *mode == Mode::Overwrite {
+        return providers.clone();
     }
     if current.iter().any(|rule| rule.service_name == "*") {
         return current.to_vec();
@@ -86,8 +92,9 @@ fn without<'a>(keys: &'a [ServiceKey], others: &[ServiceKey]) -> Vec<&'a Service
 
 /// The rules that a change still has to take away or to add.
 pub(super) fn left_of(snapshot: &Snapshot, change: &RuleChange) -> usize {
+    let Some(own) = Tenant::parse(&change.consumer.tenant) else { return 0 };
     let current = rules_of(snapshot, &change.consumer).keys;
-    let target = target(&current, &change.providers, change.mode);
+    let target = target(snapshot, &own, &current, change);
     without(&current, &target).len() + without(&target, &current).len()
 }
 
@@ -100,9 +107,12 @@ pub(super) fn step(current: &[ServiceKey], target: &[ServiceKey]) -> (Vec<Servic
         return (target.to_vec(), 0);
     }
     // Half of the changes for each side, so that the consumer neither loses everything first nor holds both
-    // sets.
-    let dropped: BTreeSet<_> = removed.into_iter().take(CHANGES_PER_TXN / 2).collect();
-    let added: Vec<_> = added.into_iter().take(CHANGES_PER_TXN / 2).cloned().collect();
+    // sets. What one side does not need is the other's.
+    let half = CHANGES_PER_TXN / 2;
+    let most = |others: usize| CHANGES_PER_TXN - half.min(others);
+    let (most_dropped, most_added) = (most(added.len()), most(removed.len()));
+    let dropped: HashSet<_> = removed.into_iter().take(most_dropped).collect();
+    let added: Vec<_> = added.into_iter().take(most_added).cloned().collect();
     let left = changes - dropped.len() - added.len();
     let mut next: Vec<_> = current.iter().filter(|rule| !dropped.contains(rule)).cloned().collect();
     next.extend(added);
@@ -145,7 +155,7 @@ impl<'a> RuleTxn<'a> {
     /// Adds a change, after those that were added before. `None` when a tenant is malformed; nothing is added
     /// then.
     pub(super) fn add(&mut self, change: &RuleChange) -> Option<Added> {
-        let RuleChange { consumer, providers, mode, obsolete } = change;
+        let RuleChange { consumer, obsolete, .. } = change;
         let own = Tenant::parse(&consumer.tenant)?;
         let consumer_key =
             Key::ConsumerRule(own.clone(), rule_name(consumer), consumer.version.clone()).render()?;
@@ -154,7 +164,7 @@ impl<'a> RuleTxn<'a> {
             Some(set) => set.after.clone(),
             None => consumer_set.keys.to_vec(),
         };
-        let target = target(&current, providers, *mode);
+        let target = target(self.snapshot, &own, &current, change);
         let (next, left) = step(&current, &target);
         let mut sides = Vec::new();
         for rule in without(&current, &next) {
