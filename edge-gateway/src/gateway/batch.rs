@@ -51,10 +51,9 @@ impl GatewayParts {
         // As with a control plane that gets half a request: see `pass_on`.
         let body = body.collect().await.map_err(|_| NoAnswer)?.to_bytes();
         // Only now: a client that sends its body slowly takes no place from its tenant.
-        let _place = match self.place_of(tenant).await {
-            Ok(place) => place,
-            Err(refusal) => return Ok(refusal),
-        };
+        if let Err(refusal) = self.take_place(tenant).await {
+            return Ok(refusal);
+        }
         let questions = Questions::read(reader, &body);
         let mut request = Request::from_parts(head, Body::from(body));
         // Before anything is read that the answer is made from.

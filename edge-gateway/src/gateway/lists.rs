@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use answer::tag;
 use axum::body::Body;
 use bytes::Bytes;
+use host::fairness::{self, Wait};
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, ORIGIN};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -18,7 +19,7 @@ use http_body_util::BodyExt as _;
 use opentelemetry::KeyValue;
 
 use super::gate::Caller;
-use super::proxy::remove_hop_by_hop;
+use super::proxy::{no_place, remove_hop_by_hop};
 use super::reads::{EdgeReads, mark_stale};
 use super::{GatewayParts, NoAnswer, refusal};
 use crate::metrics::Answered as Outcome;
@@ -98,6 +99,10 @@ impl GatewayParts {
         client: &Client,
     ) -> Result<ListAnswer, NoAnswer> {
         let asking = async {
+            // Before the turn, which nobody may hold while it waits for a place.
+            if let Err(none) = fairness::wait(Wait::Answer).await {
+                return Ok(ListAnswer::Own(no_place(none)));
+            }
             Ok(match list.turn().await {
                 Turn::Answered(content) => {
                     edge.metrics.listed(Outcome::Here);

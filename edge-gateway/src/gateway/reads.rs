@@ -16,6 +16,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use follow::read::{Changes, Proof};
 use host::audit::{Decision, Record};
+use host::fairness::{self, Wait};
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{AGE, WARNING};
 use http::{HeaderValue, Request, Response};
@@ -56,9 +57,14 @@ impl EdgeReads {
             self.lost().await;
             tokio::time::sleep(BUS_ALONE).await;
         };
+        let passing = async {
+            // Those that need no barrier do not wait for those that are at it.
+            fairness::wait(Wait::Word).await.ok()?;
+            self.barrier.pass().await
+        };
         let changes = tokio::select! {
             biased;
-            changes = self.barrier.pass() => changes,
+            changes = passing => changes,
             () = lost => None,
         };
         self.metrics.barrier(changes.is_some());
@@ -118,10 +124,11 @@ impl GatewayParts {
         {
             return Box::pin(self.find_batch(edge, request, reader, &tenant, caller)).await;
         }
-        let _place = match self.place_if(needs_place(&request), Some(&tenant)).await {
-            Ok(place) => place,
-            Err(refusal) => return Ok(refusal),
-        };
+        if needs_place(&request)
+            && let Err(refusal) = self.take_place(&tenant).await
+        {
+            return Ok(refusal);
+        }
         if caller.grant == Grant::All
             && let Some((edge, key)) =
                 self.reads.as_ref().and_then(|edge| Some((edge, ListKey::read(&request, &tenant)?)))

@@ -24,6 +24,7 @@ use crate::world::{PATIENCE, World, config};
 mod answers;
 mod batches;
 mod lost;
+mod places;
 mod unchanged;
 
 const FIND: &str = "/v4/default/registry/instances?appId=app&serviceName=p&version=0%2B";
