@@ -18,13 +18,13 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::NotForwarded;
-use super::replicas::ReplicaSet;
+use super::replicas::{ReplicaSet, is_repeatable};
 use super::upload::Upload;
 
-/// A replica that has answered nothing for the time of so many probes is not waited for. One that is
-/// overloaded answers something in that time, and is.
+/// Where a request may be sent only once, a replica is not waited for that has answered nothing for the time of so
+/// many probes after the one that found it silent.
 const SILENT_PROBES: u32 = 3;
-/// The pause after which a waiting request looks again whether its replica is silent.
+/// The time in which a replica that was silent when it was asked shows that it has come back.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The time for which a replica that answers nothing is asked where another one has answered with a fault: one that
 /// has come back answers in milliseconds.
@@ -43,8 +43,13 @@ pub(super) enum AttemptError {
     Client(NotForwarded),
 }
 
-/// No answer has come in the time that it may take.
-struct GivenUp;
+/// The reason for which an answer is not waited for any longer.
+enum GivenUp {
+    /// None has come in the time that it may take.
+    Late,
+    /// The replica answers nothing.
+    Silent,
+}
 
 /// The outcome of one attempt.
 pub(super) type Attempt = Result<Response<Body>, AttemptError>;
@@ -72,6 +77,7 @@ impl ReplicaSet {
         mut request: Request<Body>,
         upload: &Upload,
     ) -> Attempt {
+        let is_repeatable = is_repeatable(request.method(), request.uri().path());
         let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = self.uri(replica, path).ok_or(AttemptError::Unsent)?;
@@ -82,7 +88,7 @@ impl ReplicaSet {
         request.headers_mut().remove(CONTENT_LENGTH);
         let address = &self.addresses[replica].1;
         let client = if lane::is_slow() { &self.slow } else { &self.client };
-        match self.patiently(replica, client.request(request)).await {
+        match self.patiently(replica, is_repeatable, client.request(request)).await {
             Ok(Ok(answer)) => {
                 self.note_answer(replica);
                 Ok(answer.map(Body::new))
@@ -101,12 +107,12 @@ impl ReplicaSet {
                 self.suspect(replica);
                 Err(AttemptError::Unknown)
             }
-            Err(GivenUp) if let Some(fault) = upload.fault() => Err(AttemptError::Client(fault)),
-            Err(GivenUp) if upload.is_awaited() => {
+            Err(_) if let Some(fault) = upload.fault() => Err(AttemptError::Client(fault)),
+            Err(GivenUp::Late) if upload.is_awaited() => {
                 debug!(control_plane = %address, "the body of a request did not arrive in time");
                 Err(AttemptError::Client(NotForwarded::BodyLate))
             }
-            Err(GivenUp) => {
+            Err(GivenUp::Late | GivenUp::Silent) => {
                 debug!(control_plane = %address, "a control plane took too long to answer a request");
                 self.suspect(replica);
                 Err(AttemptError::Unknown)
@@ -114,20 +120,42 @@ impl ReplicaSet {
         }
     }
 
-    /// Waits for the answer of a replica for as long as answers may take; for a replica that has been silent
-    /// to all probes and requests, only as long as it takes to find that it has come back.
-    async fn patiently<A>(&self, replica: usize, answer: impl Future<Output = A>) -> Result<A, GivenUp> {
+    /// Waits for the answer of a replica for as long as answers may take, and not past the moment in which it is
+    /// found that the replica answers nothing.
+    async fn patiently<A>(
+        &self,
+        replica: usize,
+        is_repeatable: bool,
+        answer: impl Future<Output = A>,
+    ) -> Result<A, GivenUp> {
         let mut answer = pin!(answer);
-        let began = Instant::now();
+        tokio::select! {
+            biased;
+            answer = &mut answer => return Ok(answer),
+            () = sleep(self.config.answer_timeout) => return Err(GivenUp::Late),
+            () = self.hopeless(replica, is_repeatable) => {}
+        }
+        // It may have been this process that stood still: then the answer is here, and so is the time of the probe.
+        timeout(LAST_LOOK, answer).await.map_err(|_| GivenUp::Silent)
+    }
+
+    /// Returns when a request that waits for this replica will hardly be answered. The last replica to which that
+    /// happens is the one with which [`super::Forward::reachable`] falls.
+    async fn hopeless(&self, replica: usize, is_repeatable: bool) {
+        if is_repeatable {
+            if self.health.is_silent(replica) {
+                // It is asked all the same, because no other is better, and may have come back.
+                sleep(LOOK_AGAIN).await;
+            }
+            return self.health.silence(replica).await;
+        }
+        // The client cannot send it again without knowing whether it was carried out, which only the answer tells. So a
+        // replica that stands still for a few seconds is waited for.
         let silence = self.config.probe_interval * SILENT_PROBES;
         loop {
-            let left = self.config.answer_timeout.saturating_sub(began.elapsed());
-            let step = left.min(LOOK_AGAIN);
-            if let Ok(answer) = tokio::time::timeout(step, answer.as_mut()).await {
-                return Ok(answer);
-            }
-            if step == left || self.health.silent_for(replica, Instant::now()) >= silence {
-                return Err(GivenUp);
+            sleep(LOOK_AGAIN).await;
+            if self.health.silent_for(replica, Instant::now()) >= silence {
+                return;
             }
         }
     }

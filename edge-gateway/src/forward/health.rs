@@ -50,6 +50,8 @@ struct ReplicaHealth {
     failed: AtomicU64,
     /// True while it does not answer, for those who wait for it.
     is_silent: watch::Sender<bool>,
+    /// It has answered something since the last probe of it began.
+    is_heard: AtomicBool,
     /// The milliseconds at which it failed after it had answered.
     failed_at: AtomicU64,
     is_not_ready: AtomicBool,
@@ -86,9 +88,12 @@ impl Health {
 
     /// Notes that a replica answered a request; true if it had failed before.
     pub(super) fn answered(&self, replica: usize) -> bool {
-        let failed = &self.replicas[replica].failed;
-        // The load comes first because this runs for each request: healthy replicas share the cache line
-        // unwritten.
+        let ReplicaHealth { failed, is_heard, .. } = &self.replicas[replica];
+        // The loads come first because this runs for each request: healthy replicas share the cache line
+        // unwritten, but for once in each probe.
+        if !is_heard.load(Ordering::Relaxed) {
+            is_heard.store(true, Ordering::Relaxed);
+        }
         let is_back = failed.load(Ordering::Relaxed) != 0 && failed.swap(0, Ordering::Relaxed) != 0;
         if is_back {
             self.replicas[replica].tell();
@@ -111,8 +116,23 @@ impl Health {
         is_news
     }
 
-    /// Returns when a replica does not answer: no connection to it can be opened, or it has not answered a probe.
-    /// Cancel-safe.
+    /// A probe of a replica begins.
+    pub(super) fn listen(&self, replica: usize) {
+        self.replicas[replica].is_heard.store(false, Ordering::Relaxed);
+    }
+
+    /// True if a replica has answered any request since the last probe of it began.
+    pub(super) fn is_heard(&self, replica: usize) -> bool {
+        self.replicas[replica].is_heard.load(Ordering::Relaxed)
+    }
+
+    /// True while a replica does not answer.
+    pub(super) fn is_silent(&self, replica: usize) -> bool {
+        self.replicas[replica].failed.load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns when a replica does not answer: no connection to it can be opened, or it has answered nothing in the
+    /// time of a probe. Cancel-safe.
     pub(super) async fn silence(&self, replica: usize) {
         if self.replicas[replica].is_silent.subscribe().wait_for(|is_silent| *is_silent).await.is_err() {
             // The sender is here, and so it does not end before this does.

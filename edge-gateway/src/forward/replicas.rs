@@ -12,9 +12,9 @@
 //! Where one replica has answered with a fault, the other one is waited for no longer than one that is merely slow
 //! takes, and hardly at all if it answers no probe: whoever reads is then told to try again, and not kept waiting.
 //!
-//! A process that hangs accepts connections and answers nothing. When probes have shown that, requests wait a
-//! second for it instead of the whole time that an answer may take, so that clients are told to try again
-//! while connections and places of the gateway are free.
+//! A process that hangs accepts connections and answers nothing. As soon as a probe has shown that, requests that may be
+//! repeated are given up, and further ones wait a second for it instead of the whole time that an answer may take. So
+//! clients are told to try again while connections and places of the gateway are free.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ const MOST_SECOND_TRIES: usize = 256;
 
 /// Several control planes behind one [`Forward`]. Cheap to clone.
 #[derive(Clone)]
-pub struct Replicas(Arc<ReplicaSet>);
+pub struct Replicas(pub(super) Arc<ReplicaSet>);
 
 pub(super) struct ReplicaSet {
     pub(super) addresses: Vec<(Scheme, Authority)>,
@@ -173,6 +173,11 @@ fn class_of(method: &Method, path: &str) -> RequestClass {
     }
 }
 
+/// True for a request that does the same when it is sent twice.
+pub(super) fn is_repeatable(method: &Method, path: &str) -> bool {
+    method == Method::PUT || class_of(method, path) == RequestClass::Read
+}
+
 /// True for an answer that another replica may improve: this one fails, or cannot reach its store.
 fn is_fault(answer: &Response<Body>) -> bool {
     matches!(
@@ -201,7 +206,6 @@ impl ReplicaSet {
             return Err(NotForwarded::BodyTooLarge);
         }
         let class = class_of(&parts.method, parts.uri.path());
-        let is_idempotent = class == RequestClass::Read || parts.method == Method::PUT;
         let order = self.health.order(class, Instant::now());
         let first = order.first().copied().unwrap_or(0);
         let second = match order.get(1) {
@@ -216,7 +220,7 @@ impl ReplicaSet {
         };
         let attempt =
             async |replica: usize| self.attempt(replica, copy(&parts, &body), &Upload::default()).await;
-        if !is_idempotent {
+        if !is_repeatable(&parts.method, parts.uri.path()) {
             return match attempt(first).await {
                 Err(AttemptError::Unsent) => {
                     self.metrics.retried();

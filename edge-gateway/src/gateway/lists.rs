@@ -88,8 +88,7 @@ impl GatewayParts {
     }
 
     /// Waits for the turn of a request, and asks then if another one has not brought the answer. Ends with the
-    /// last list that is known as soon as no control plane answers any more: the question would be given up only
-    /// at the end of its time.
+    /// last list that is known as soon as no control plane answers any more.
     async fn list_in_turn(
         &self,
         edge: &EdgeReads,

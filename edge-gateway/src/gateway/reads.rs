@@ -72,7 +72,8 @@ impl EdgeReads {
     }
 
     /// Waits for what control planes answer. As soon as none answers any more, `known` is the answer, if there is
-    /// one: the question would be given up only at the end of its time.
+    /// one. What has been forwarded is given up in that moment, too; but this request may still wait for a place, or
+    /// for the question of another one.
     pub(super) async fn unless_lost<T>(
         &self,
         asking: impl Future<Output = T>,
