@@ -20,7 +20,7 @@ use opentelemetry::KeyValue;
 
 use super::gate::Caller;
 use super::proxy::{no_place, remove_hop_by_hop};
-use super::reads::{EdgeReads, mark_stale};
+use super::reads::{Asked, EdgeReads, mark_stale};
 use super::{GatewayParts, NoAnswer, refusal};
 use crate::metrics::Answered as Outcome;
 use crate::reads::{Content, List, ListKey, Turn};
@@ -75,8 +75,8 @@ impl GatewayParts {
         let answer = match unasked {
             Some(stale) => stale,
             None => match self.list_in_turn(edge, request, &key, &list, &client).await? {
-                ListAnswer::Own(answer) => answer,
-                ListAnswer::ControlPlane(answer) => return Ok(answer),
+                Asked::Here(answer) => answer,
+                Asked::ControlPlane(answer) => return Ok(answer),
             },
         };
         if let Some(traced) = traced {
@@ -96,24 +96,21 @@ impl GatewayParts {
         key: &ListKey,
         list: &Arc<List>,
         client: &Client,
-    ) -> Result<ListAnswer, NoAnswer> {
+    ) -> Result<Asked<Response<Body>>, NoAnswer> {
         let asking = async {
             // Before the turn, which nobody may hold while it waits for a place.
             if let Err(none) = fairness::wait(Wait::Answer).await {
-                return Ok(ListAnswer::Own(no_place(none)));
+                return Ok(Asked::ControlPlane(no_place(none)));
             }
-            Ok(match list.turn().await {
+            match list.turn().await {
                 Turn::Answered(content) => {
                     edge.metrics.listed(Outcome::Here);
-                    ListAnswer::Own(client.told(&content))
+                    Ok(Asked::Here(client.told(&content)))
                 }
-                turn => match self.ask_for_list(edge, request, key, (list, turn), client).await? {
-                    (answer, Outcome::Stale) => ListAnswer::Own(answer),
-                    (answer, _) => ListAnswer::ControlPlane(answer),
-                },
-            })
+                turn => self.ask_for_list(edge, request, key, (list, turn), client).await,
+            }
         };
-        edge.unless_lost(asking, || stale(edge, list, client).map(|stale| Ok(ListAnswer::Own(stale)))).await
+        edge.unless_lost(asking, || stale(edge, list, client).map(|stale| Ok(Asked::Here(stale)))).await
     }
 
     /// Asks a control plane, also in place of the requests that wait if it is this one's turn.
@@ -124,7 +121,7 @@ impl GatewayParts {
         key: &ListKey,
         (list, turn): (&Arc<List>, Turn<'_>),
         client: &Client,
-    ) -> Result<(Response<Body>, Outcome), NoAnswer> {
+    ) -> Result<Asked<Response<Body>>, NoAnswer> {
         let question = match turn {
             Turn::Ask(question) => Some(question),
             Turn::Answered(_) | Turn::Alone => None,
@@ -147,7 +144,7 @@ impl GatewayParts {
                 }
                 let outcome = if is_confirmed { Outcome::Here } else { Outcome::Forwarded };
                 edge.metrics.listed(outcome);
-                (client.told(&content), outcome)
+                Asked::ControlPlane(client.told(&content))
             }
             Err(Unkept { answer, lasts }) => {
                 match question {
@@ -157,11 +154,13 @@ impl GatewayParts {
                     None => {}
                 }
                 let is_stale = answer.status().is_server_error();
-                let stale = is_stale.then(|| stale(edge, list, client)).flatten();
-                stale.map(|stale| (stale, Outcome::Stale)).unwrap_or_else(|| {
-                    edge.metrics.listed(Outcome::Forwarded);
-                    (answer, Outcome::Forwarded)
-                })
+                match is_stale.then(|| stale(edge, list, client)).flatten() {
+                    Some(stale) => Asked::Here(stale),
+                    None => {
+                        edge.metrics.listed(Outcome::Forwarded);
+                        Asked::ControlPlane(answer)
+                    }
+                }
             }
         };
         edge.lists.settle(key, list);
@@ -182,14 +181,6 @@ fn ask_by_tag(headers: &mut HeaderMap, key: &ListKey, kept: Option<&Content>) {
     if let Some(kept) = kept {
         headers.insert(IF_NONE_MATCH, kept.tag.clone());
     }
-}
-
-/// The answer to a request for a list.
-enum ListAnswer {
-    /// From what the gateway keeps.
-    Own(Response<Body>),
-    /// A control plane's, which has its own records and traces of it.
-    ControlPlane(Response<Body>),
 }
 
 /// An answer that nobody else may have, or that cannot be kept.
