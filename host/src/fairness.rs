@@ -352,12 +352,17 @@ impl Shares {
         }
     }
 
-    /// Work has waited this long for a processor. A next turn begins.
-    fn measured(&self, wait: Duration) {
+    /// Work has waited this long for a processor. A next turn begins. Those that wait get the places that there are
+    /// now: otherwise they would wait for the end of requests that hang, however many more places there are.
+    fn measured(self: &Arc<Self>, wait: Duration) {
         let now = Instant::now();
-        let (places, over) = {
+        let (places, over, waiting) = {
             let mut state = self.state.lock();
-            let is_wanted = mem::take(&mut state.is_wanted);
+            state.lines.retain(|_, line| !line.is_empty());
+            let lines = state.lines.iter();
+            let waiting: Vec<_> =
+                lines.flat_map(|(party, line)| line.waiting().map(|of| (*party, of))).collect();
+            let is_wanted = mem::take(&mut state.is_wanted) || !waiting.is_empty();
             let passed = now.duration_since(mem::replace(&mut state.measured, now));
             state.usage.passed(passed);
             match state.is_mixed(now) {
@@ -365,9 +370,11 @@ impl Shares {
                 false => state.allowance.reset(),
             }
             state.turn += 1;
-            state.lines.retain(|_, line| !line.is_empty());
-            (state.allowance.places(), state.usage.over())
+            (state.allowance.places(), state.usage.over(), waiting)
         };
+        for (party, stage) in waiting {
+            self.pass_on(party, stage);
+        }
         let plane = std::slice::from_ref(&self.instruments.plane);
         self.instruments.places.record(places as u64, plane);
         self.instruments.over.record(over as u64, plane);
@@ -416,6 +423,15 @@ impl Shares {
 impl Line {
     fn is_empty(&self) -> bool {
         self.resting == 0 && self.working.is_empty() && self.waits.iter().all(Queue::is_empty)
+    }
+
+    /// The kinds of places for which requests wait.
+    fn waiting(&self) -> impl Iterator<Item = Stage> {
+        let work = (Stage::Works, &self.working);
+        let waits = [Wait::Answer, Wait::Word, Wait::News]
+            .map(|wait| (Stage::Waits(wait), &self.waits[wait as usize]));
+        let all = std::iter::once(work).chain(waits);
+        all.filter(|(_, queue)| !queue.waiting.is_empty()).map(|(stage, _)| stage)
     }
 
     /// The places of a kind. `None` for requests that need none.

@@ -320,3 +320,29 @@ async fn a_request_may_stop_waiting_and_wait_for_something_else() {
     shares.0.measured(Duration::ZERO);
     assert!(shares.0.state.lock().lines.is_empty(), "nothing stays behind");
 }
+
+#[tokio::test(start_paused = true)]
+async fn places_that_are_added_go_to_those_that_wait() {
+    // Two at a time on one processor, and up to four.
+    let shares = FairShares::new(4, &SdkMeterProvider::builder().build().meter("test"), "test").0;
+    drop(now(&shares, "other"));
+    // They hang: no place comes back.
+    let mut hung: Vec<Place> = (0..2).filter_map(|_| soon(&shares, "a")).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut waiting: Vec<_> = (0..6).map(|_| Box::pin(shares.enter("a"))).collect();
+    for one in &mut waiting {
+        assert!(one.as_mut().poll(&mut context).is_pending());
+    }
+    for _ in 0..2 {
+        shares.0.measured(Duration::ZERO);
+        hung.push(looked_at_twice(waiting.remove(0).as_mut()).expect("the place that was added"));
+    }
+    shares.0.measured(Duration::ZERO);
+    assert!(looked_at_twice(waiting[0].as_mut()).is_none(), "there are no more than four");
+    // Whoever is alone has no bound, and need not wait for the end of what hangs.
+    advance(ALONE_AFTER).await;
+    shares.0.measured(Duration::ZERO);
+    for one in &mut waiting {
+        assert!(looked_at_twice(one.as_mut()).is_some());
+    }
+}
