@@ -14,6 +14,7 @@ use http::{Method, Request, Response};
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 
+mod attempt;
 mod config;
 mod health;
 mod probing;

@@ -35,7 +35,7 @@ use axum::body::Body;
 use console::Console;
 use host::audit::Audit;
 use host::certificates::{ACCOUNT, Certificates};
-use host::fairness::FairShares;
+use host::fairness::{self, FairShares};
 use host::figures::sampler::Sampler;
 use host::http::RequestBody;
 use host::lane;
@@ -131,7 +131,7 @@ pub(crate) struct GatewayParts {
     pub(crate) catalogue: Catalogue,
     pub(crate) dialects: DialectMetrics,
     pub(crate) rates: Arc<Rates>,
-    /// The places of requests that are forwarded, by tenant.
+    /// The places of requests, by tenant: of those that are worked on here, and of those that wait for a control plane.
     pub(crate) shares: FairShares,
     pub(crate) proxies: TrustedProxies,
     pub(crate) certificates: Certificates,
@@ -198,7 +198,7 @@ impl Service<Request<RequestBody>> for Gateway {
         let parts = self.0.clone();
         Box::pin(async move {
             let is_eureka = crate::eureka::is_eureka(request.uri().path());
-            let response = parts.serve(request).await?;
+            let response = fairness::holding(parts.serve(request)).await?;
             Ok(if is_eureka { refusal::in_words(response).await } else { response })
         })
     }

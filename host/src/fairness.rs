@@ -10,7 +10,8 @@
 //!
 //! A request that waits for another program needs no processor. When it begins to, its place goes to the next
 //! one ([`rest`]), so that a crowd is not held up by the few that a busy processor allows; the most places
-//! still bound all that are under way.
+//! still bound all that are under way. Where that wait may be long, and other requests of the party need
+//! nobody else, it changes its place for one of those that [`wait`] for the same, of which there are as many.
 //!
 //! A request that is being worked on keeps its processor while others wait for it, and one that has only arrived
 //! has cost time before its party is known. So the time that each party's requests take is counted, and the
@@ -51,7 +52,7 @@ mod allowance;
 mod held;
 mod usage;
 
-pub use held::{hold, holding, rest};
+pub use held::{hold, holding, rest, wait, waiting};
 
 /// After the last request of another party a party counts as alone.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
@@ -94,7 +95,28 @@ pub struct Measuring(Arc<Shares>);
 pub struct Place {
     /// The shares and the party. `None` where nothing is limited.
     of: Option<(Arc<Shares>, u64)>,
-    rests: bool,
+    stage: Stage,
+}
+
+/// What a request waits for. It waits behind those of its party that wait for the same, and behind no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The answer of another program to this request, which takes a connection.
+    Answer,
+    /// A word of another program for which many requests wait together.
+    Word,
+    /// The moment in which this process has heard enough of others.
+    News,
+}
+
+/// What the request of a place is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Works,
+    Rests,
+    Waits(Wait),
+    /// It has given its place back, and has no other yet.
+    Between,
 }
 
 /// The party has had as many requests as it may have at once for the longest time that one may wait.
@@ -145,9 +167,17 @@ struct Line {
     turn: u64,
     /// Its requests of that turn.
     came: usize,
-    running: usize,
-    /// Its requests that wait for another program.
+    working: Queue,
+    /// Its requests that wait for another program, and have left their place to the next one for good.
     resting: usize,
+    /// Those that wait, by what they wait for.
+    waits: [Queue; 3],
+}
+
+/// Requests of one party with places of one kind, and those that wait for such a place.
+#[derive(Debug, Default)]
+struct Queue {
+    running: usize,
     waiting: VecDeque<oneshot::Sender<Place>>,
 }
 
@@ -211,7 +241,7 @@ impl FairShares {
     /// When no place has become free for ten seconds.
     pub async fn enter(&self, party: impl Hash) -> Result<Place, NoPlace> {
         if !self.0.is_limited {
-            return Ok(Place { of: None, rests: false });
+            return Ok(Place { of: None, stage: Stage::Works });
         }
         let party = self.0.hasher.hash_one(party);
         if lane::with_current(|lane| self.0.chooses(lane, party)) == Some(true) {
@@ -280,16 +310,33 @@ impl Shares {
         let line = state.lines.entry(party).or_default();
         line.came = if line.turn == turn { line.came + 1 } else { 1 };
         line.turn = turn;
-        if line.waiting.is_empty() && (line.has_room(allowance) || !is_mixed) {
-            line.running += 1;
-            let is_busy = is_mixed && line.came > allowance.places();
-            let place = Place::of(self, party);
-            return if is_busy { Turn::AfterOthers(place) } else { Turn::Now(place) };
+        match line.admit(Stage::Works, allowance, is_mixed) {
+            None => {
+                let is_busy = is_mixed && line.came > allowance.places();
+                let place = Place::of(self, party, Stage::Works);
+                if is_busy { Turn::AfterOthers(place) } else { Turn::Now(place) }
+            }
+            Some(turn) => {
+                state.is_wanted = true;
+                Turn::InLine(turn)
+            }
         }
-        let (sender, receiver) = oneshot::channel();
-        line.waiting.push_back(sender);
-        state.is_wanted = true;
-        Turn::InLine(receiver)
+    }
+
+    /// A place for a request of the party that has given back the one that it worked in.
+    async fn change_over(self: &Arc<Self>, party: u64, to: Wait) -> Result<Place, NoPlace> {
+        let to = Stage::Waits(to);
+        let turn = {
+            let mut state = self.state.lock();
+            let (allowance, is_mixed) = (state.allowance, state.is_mixed(Instant::now()));
+            let turn = state.lines.entry(party).or_default().admit(to, allowance, is_mixed);
+            state.is_wanted |= turn.is_some();
+            turn
+        };
+        match turn {
+            None => Ok(Place::of(self, party, to)),
+            Some(turn) => self.wait(turn).await,
+        }
     }
 
     async fn wait(&self, turn: oneshot::Receiver<Place>) -> Result<Place, NoPlace> {
@@ -305,12 +352,17 @@ impl Shares {
         }
     }
 
-    /// Work has waited this long for a processor. A next turn begins.
-    fn measured(&self, wait: Duration) {
+    /// Work has waited this long for a processor. A next turn begins. Those that wait get the places that there are
+    /// now: otherwise they would wait for the end of requests that hang, however many more places there are.
+    fn measured(self: &Arc<Self>, wait: Duration) {
         let now = Instant::now();
-        let (places, over) = {
+        let (places, over, waiting) = {
             let mut state = self.state.lock();
-            let is_wanted = mem::take(&mut state.is_wanted);
+            state.lines.retain(|_, line| !line.is_empty());
+            let lines = state.lines.iter();
+            let waiting: Vec<_> =
+                lines.flat_map(|(party, line)| line.waiting().map(|of| (*party, of))).collect();
+            let is_wanted = mem::take(&mut state.is_wanted) || !waiting.is_empty();
             let passed = now.duration_since(mem::replace(&mut state.measured, now));
             state.usage.passed(passed);
             match state.is_mixed(now) {
@@ -318,23 +370,25 @@ impl Shares {
                 false => state.allowance.reset(),
             }
             state.turn += 1;
-            state.lines.retain(|_, line| !line.is_empty());
-            (state.allowance.places(), state.usage.over())
+            (state.allowance.places(), state.usage.over(), waiting)
         };
+        for (party, stage) in waiting {
+            self.pass_on(party, stage);
+        }
         let plane = std::slice::from_ref(&self.instruments.plane);
         self.instruments.places.record(places as u64, plane);
         self.instruments.over.record(over as u64, plane);
         self.instruments.waits.record(wait.as_secs_f64(), plane);
     }
 
-    /// A request of the party has ended, or begins to rest. The next ones get places.
-    fn pass_on(self: &Arc<Self>, party: u64) {
-        while let Some(next) = self.next(party) {
-            if let Err(place) = next.send(Place::of(self, party)) {
+    /// A request of the party has given back a place of this kind. The next ones get places.
+    fn pass_on(self: &Arc<Self>, party: u64, stage: Stage) {
+        while let Some(next) = self.next(party, stage) {
+            if let Err(place) = next.send(Place::of(self, party, stage)) {
                 // The client has left. Dropping the place would call this function again, once for each
                 // client that has left, and the stack has no room for all of them.
                 place.forget();
-                self.with_line(party, |line| line.running -= 1);
+                self.with_line(party, |line| line.leave(stage));
             }
         }
     }
@@ -345,16 +399,17 @@ impl Shares {
         }
     }
 
-    /// Takes a free place for the request that has waited longest.
-    fn next(&self, party: u64) -> Option<oneshot::Sender<Place>> {
+    /// Takes a free place of this kind for the request that has waited longest.
+    fn next(&self, party: u64, stage: Stage) -> Option<oneshot::Sender<Place>> {
         let mut state = self.state.lock();
         let is_mixed = state.is_mixed(Instant::now());
         let allowance = state.allowance;
         let line = state.lines.get_mut(&party)?;
-        if (line.has_room(allowance) || !is_mixed)
-            && let Some(next) = line.waiting.pop_front()
+        if (line.has_room(stage, allowance) || !is_mixed)
+            && let Some(queue) = line.queue(stage)
+            && let Some(next) = queue.waiting.pop_front()
         {
-            line.running += 1;
+            queue.running += 1;
             return Some(next);
         }
         // While parties share, the number of its requests in this turn counts on.
@@ -367,12 +422,69 @@ impl Shares {
 
 impl Line {
     fn is_empty(&self) -> bool {
-        self.running == 0 && self.resting == 0 && self.waiting.is_empty()
+        self.resting == 0 && self.working.is_empty() && self.waits.iter().all(Queue::is_empty)
     }
 
-    /// True if one more of its requests may be worked on while parties share.
-    fn has_room(&self, allowance: Allowance) -> bool {
-        self.running < allowance.places() && self.running + self.resting < allowance.highest()
+    /// The kinds of places for which requests wait.
+    fn waiting(&self) -> impl Iterator<Item = Stage> {
+        let work = (Stage::Works, &self.working);
+        let waits = [Wait::Answer, Wait::Word, Wait::News]
+            .map(|wait| (Stage::Waits(wait), &self.waits[wait as usize]));
+        let all = std::iter::once(work).chain(waits);
+        all.filter(|(_, queue)| !queue.waiting.is_empty()).map(|(stage, _)| stage)
+    }
+
+    /// The places of a kind. `None` for requests that need none.
+    fn queue(&mut self, stage: Stage) -> Option<&mut Queue> {
+        match stage {
+            Stage::Works => Some(&mut self.working),
+            Stage::Waits(wait) => Some(&mut self.waits[wait as usize]),
+            Stage::Rests | Stage::Between => None,
+        }
+    }
+
+    /// True if one more of its requests may have a place of this kind while parties share.
+    fn has_room(&self, stage: Stage, allowance: Allowance) -> bool {
+        match stage {
+            Stage::Works => {
+                self.working.running < allowance.places()
+                    && self.working.running + self.resting < allowance.highest()
+            }
+            Stage::Waits(wait) => self.waits[wait as usize].running < allowance.places(),
+            Stage::Rests | Stage::Between => true,
+        }
+    }
+
+    /// Takes a place of this kind, or waits for one in its line.
+    fn admit(
+        &mut self,
+        stage: Stage,
+        allowance: Allowance,
+        is_mixed: bool,
+    ) -> Option<oneshot::Receiver<Place>> {
+        let has_room = self.has_room(stage, allowance) || !is_mixed;
+        let queue = self.queue(stage)?;
+        if queue.waiting.is_empty() && has_room {
+            queue.running += 1;
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        queue.waiting.push_back(sender);
+        Some(receiver)
+    }
+
+    /// A request gives back what it has.
+    fn leave(&mut self, stage: Stage) {
+        match stage {
+            Stage::Rests => self.resting -= 1,
+            stage => self.queue(stage).into_iter().for_each(|queue| queue.running -= 1),
+        }
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.running == 0 && self.waiting.is_empty()
     }
 }
 
@@ -383,22 +495,42 @@ impl State {
 }
 
 impl Place {
-    fn of(shares: &Arc<Shares>, party: u64) -> Self {
-        Self { of: Some((shares.clone(), party)), rests: false }
+    fn of(shares: &Arc<Shares>, party: u64, stage: Stage) -> Self {
+        Self { of: Some((shares.clone(), party)), stage }
     }
 
     /// Gives the place to the next request for good: what is left of a request after it has waited is little.
     fn rest(&mut self) {
-        if self.rests {
+        if self.stage != Stage::Works {
             return;
         }
-        self.rests = true;
+        self.stage = Stage::Rests;
         if let Some((shares, party)) = &self.of {
             shares.with_line(*party, |line| {
-                line.running -= 1;
+                line.leave(Stage::Works);
                 line.resting += 1;
             });
-            shares.pass_on(*party);
+            shares.pass_on(*party, Stage::Works);
+        }
+    }
+
+    /// Gives the place back, because the request begins to wait. Returns where it gets its next one, unless that
+    /// is the one which it has.
+    fn leave(&mut self, to: Wait) -> Option<(Arc<Shares>, u64)> {
+        if self.stage == Stage::Waits(to) {
+            return None;
+        }
+        self.give_back();
+        self.of.clone()
+    }
+
+    fn give_back(&mut self) {
+        let stage = mem::replace(&mut self.stage, Stage::Between);
+        if let Some((shares, party)) = &self.of {
+            shares.with_line(*party, |line| line.leave(stage));
+            // What rests counts among those that are worked on.
+            let freed = if stage == Stage::Rests { Stage::Works } else { stage };
+            shares.pass_on(*party, freed);
         }
     }
 
@@ -409,13 +541,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some((shares, party)) = self.of.take() {
-            let rests = self.rests;
-            shares.with_line(party, |line| match rests {
-                true => line.resting -= 1,
-                false => line.running -= 1,
-            });
-            shares.pass_on(party);
+        if self.stage != Stage::Between {
+            self.give_back();
         }
     }
 }

@@ -16,8 +16,8 @@ pub struct ForwardConfig {
     pub tls: ClientFiles,
     /// The time that opening a connection may take.
     pub connect_timeout: Duration,
-    /// The time until the head of an answer must have arrived. A replica that answers no probe either is
-    /// waited for a second only.
+    /// The time until the head of an answer must have arrived. A replica that answers nothing else either is
+    /// not waited for.
     pub answer_timeout: Duration,
     /// The pause between two probes of each replica, and the time that a probe may take, up to ten seconds.
     pub probe_interval: Duration,

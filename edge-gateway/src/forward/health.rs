@@ -4,10 +4,12 @@
 //! failed at this class, and at last those that do not answer, the longest ago first. None is left out: a
 //! replica without its store still answers reads when all others are gone.
 
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::BusBehind;
 
@@ -46,6 +48,10 @@ pub(super) struct Health {
 struct ReplicaHealth {
     /// The number of the replica's last failure, counted over all replicas; 0 while it answers.
     failed: AtomicU64,
+    /// True while it does not answer, for those who wait for it.
+    is_silent: watch::Sender<bool>,
+    /// It has answered something since the last probe of it began.
+    is_heard: AtomicBool,
     /// The milliseconds at which it failed after it had answered.
     failed_at: AtomicU64,
     is_not_ready: AtomicBool,
@@ -82,10 +88,17 @@ impl Health {
 
     /// Notes that a replica answered a request; true if it had failed before.
     pub(super) fn answered(&self, replica: usize) -> bool {
-        let failed = &self.replicas[replica].failed;
-        // The load comes first because this runs for each request: healthy replicas share the cache line
-        // unwritten.
-        failed.load(Ordering::Relaxed) != 0 && failed.swap(0, Ordering::Relaxed) != 0
+        let ReplicaHealth { failed, is_heard, .. } = &self.replicas[replica];
+        // The loads come first because this runs for each request: healthy replicas share the cache line
+        // unwritten, but for once in each probe.
+        if !is_heard.load(Ordering::Relaxed) {
+            is_heard.store(true, Ordering::Relaxed);
+        }
+        let is_back = failed.load(Ordering::Relaxed) != 0 && failed.swap(0, Ordering::Relaxed) != 0;
+        if is_back {
+            self.replicas[replica].tell();
+        }
+        is_back
     }
 
     /// Notes that a replica did not answer; true if it was healthy before.
@@ -96,7 +109,35 @@ impl Health {
         if health.failed.load(Ordering::Relaxed) == 0 {
             health.failed_at.store(self.millis(now), Ordering::Relaxed);
         }
-        health.failed.swap(number, Ordering::Release) == 0
+        let is_news = health.failed.swap(number, Ordering::Release) == 0;
+        if is_news {
+            health.tell();
+        }
+        is_news
+    }
+
+    /// A probe of a replica begins.
+    pub(super) fn listen(&self, replica: usize) {
+        self.replicas[replica].is_heard.store(false, Ordering::Relaxed);
+    }
+
+    /// True if a replica has answered any request since the last probe of it began.
+    pub(super) fn is_heard(&self, replica: usize) -> bool {
+        self.replicas[replica].is_heard.load(Ordering::Relaxed)
+    }
+
+    /// True while a replica does not answer.
+    pub(super) fn is_silent(&self, replica: usize) -> bool {
+        self.replicas[replica].failed.load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns when a replica does not answer: no connection to it can be opened, or it has answered nothing in the
+    /// time of a probe. Cancel-safe.
+    pub(super) async fn silence(&self, replica: usize) {
+        if self.replicas[replica].is_silent.subscribe().wait_for(|is_silent| *is_silent).await.is_err() {
+            // The sender is here, and so it does not end before this does.
+            pending::<()>().await;
+        }
     }
 
     /// The time for which a replica has answered nothing, neither a probe nor a request. Zero for one that
@@ -151,6 +192,17 @@ impl Health {
 
     fn millis(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl ReplicaHealth {
+    /// Tells whether it answers. Looked up while nobody else can tell: otherwise a failure and an answer of the same
+    /// moment could be told in the other order, and the replica would be silent for those who wait until it fails anew.
+    fn tell(&self) {
+        self.is_silent.send_if_modified(|is_silent| {
+            let now = self.failed.load(Ordering::Acquire) != 0;
+            std::mem::replace(is_silent, now) != now
+        });
     }
 }
 

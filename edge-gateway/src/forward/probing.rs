@@ -11,7 +11,7 @@ use host::tls;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::BusBehind;
 use super::health::ProbeAnswer;
@@ -21,6 +21,17 @@ use super::replicas::ReplicaSet;
 const LONGEST_PROBE: Duration = Duration::from_secs(10);
 /// The path of probes. A server that does not know it is healthy too: it answers.
 const PROBE_PATH: &str = "/v4/default/registry/health/readiness";
+
+/// The reason for which a probe has no answer.
+#[derive(Debug, thiserror::Error)]
+enum NoProbeAnswer {
+    /// In this time there was none.
+    #[error("no answer to a probe within {0:?}")]
+    Late(Duration),
+    /// In words for people.
+    #[error("{0}")]
+    Failed(String),
+}
 
 impl ReplicaSet {
     /// Probes a replica at the configured pace, and when a request to it failed, until `drain`.
@@ -32,15 +43,26 @@ impl ReplicaSet {
                 _ = pace.tick() => {}
                 () = self.suspected[replica].notified() => {}
             }
+            self.health.listen(replica);
             let outcome = self.probe(replica).await;
-            self.note(replica, outcome);
+            self.probed(replica, outcome);
         }
     }
 
-    /// Fails with the reason, for people.
-    async fn probe(&self, replica: usize) -> Result<ProbeAnswer, String> {
+    /// Notes the outcome of a probe. One that is late while requests are answered shows a replica that is busy, and
+    /// none that hangs: those who wait for it would give up what it is working on.
+    fn probed(&self, replica: usize, outcome: Result<ProbeAnswer, NoProbeAnswer>) {
+        match outcome {
+            Err(NoProbeAnswer::Late(_)) if self.health.is_heard(replica) => {
+                debug!(control_plane = %self.addresses[replica].1, "a control plane answers requests and no probe");
+            }
+            outcome => self.note(replica, outcome.map_err(|reason| reason.to_string())),
+        }
+    }
+
+    async fn probe(&self, replica: usize) -> Result<ProbeAnswer, NoProbeAnswer> {
         let uri = self.uri(replica, PathAndQuery::from_static(PROBE_PATH));
-        let uri = uri.ok_or_else(|| "its address makes no URL".to_owned())?;
+        let uri = uri.ok_or_else(|| NoProbeAnswer::Failed("its address makes no URL".to_owned()))?;
         // A replica that hangs must not be found later because probes are rare.
         let time = self.config.probe_interval.min(LONGEST_PROBE);
         // A kept connection may be closing just now. The second try opens a new one, or finds that it cannot.
@@ -54,11 +76,11 @@ impl ReplicaSet {
                     return Ok(ProbeAnswer { is_ready, bus: bus_of(&answer) });
                 }
                 Ok(Err(error)) if !error.is_connect() => failure = reason(&error),
-                Ok(Err(error)) => return Err(reason(&error)),
-                Err(_) => return Err(format!("no answer to a probe within {time:?}")),
+                Ok(Err(error)) => return Err(NoProbeAnswer::Failed(reason(&error))),
+                Err(_) => return Err(NoProbeAnswer::Late(time)),
             }
         }
-        Err(failure)
+        Err(NoProbeAnswer::Failed(failure))
     }
 
     pub(super) fn note_answer(&self, replica: usize) {
@@ -95,12 +117,13 @@ impl ReplicaSet {
     }
 
     fn report(&self, is_one_ready: bool) {
-        let answering = self.health.answering();
-        self.metrics.healthy(answering, self.health.ready());
-        // Only a ready replica makes the claim: one that has not read the registry yet answers too. Replicas
-        // that lose their store later are still of use, for reads.
-        let reachable = answering > 0 && (is_one_ready || *self.reachable.borrow());
-        self.reachable.send_if_modified(|now| std::mem::replace(now, reachable) != reachable);
+        self.metrics.healthy(self.health.answering(), self.health.ready());
+        self.reachable.send_if_modified(|now| {
+            // Only a ready replica makes the claim: one that has not read the registry yet answers too. Replicas
+            // that lose their store later are still of use, for reads.
+            let reachable = self.health.answering() > 0 && (is_one_ready || *now);
+            std::mem::replace(now, reachable) != reachable
+        });
         let bus = self.health.bus();
         self.bus_behind.send_if_modified(|now| std::mem::replace(now, bus) != bus);
     }
@@ -122,4 +145,35 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> String {
         cause = source;
     }
     tls::with_advice(cause.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use host::lifecycle::Tasks;
+    use opentelemetry::metrics::MeterProvider as _;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+    use super::super::{Forward as _, ForwardConfig, Replicas};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_late_probe_of_a_replica_that_answers_requests_is_no_silence() {
+        // Nothing runs beside this test, which is all that there is of probes and of requests.
+        let config = ForwardConfig { control_planes: vec!["127.0.0.1:9".into()], ..ForwardConfig::default() };
+        let meter = SdkMeterProvider::builder().build().meter("test");
+        let replicas = Replicas::new(config, &meter, &Tasks::new()).expect("a good address");
+        let set = &replicas.0;
+        let late = || Err(NoProbeAnswer::Late(Duration::from_secs(2)));
+        set.probed(0, Ok(ProbeAnswer { is_ready: true, bus: BusBehind::Unknown }));
+        set.health.listen(0);
+        set.note_answer(0);
+        set.probed(0, late());
+        assert!(*replicas.reachable().borrow() && !set.health.is_silent(0));
+        set.health.listen(0);
+        set.probed(0, late());
+        assert!(!*replicas.reachable().borrow() && set.health.is_silent(0), "nothing was heard");
+        set.note_answer(0);
+        set.probed(0, Err(NoProbeAnswer::Failed("refused".into())));
+        assert!(set.health.is_silent(0), "no connection can be opened any more");
+    }
 }

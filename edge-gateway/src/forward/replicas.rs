@@ -9,9 +9,12 @@
 //! other failure of a request only asks for a probe at once: a client may cause it, with a body that breaks
 //! off, stalls or is refused halfway, and clients must not be able to mark control planes as dead.
 //!
-//! A process that hangs accepts connections and answers nothing. When probes have shown that, requests wait a
-//! second for it instead of the whole time that an answer may take, so that clients are told to try again
-//! while connections and places of the gateway are free.
+//! Where one replica has answered with a fault, the other one is waited for no longer than one that is merely slow
+//! takes, and hardly at all if it answers no probe: whoever reads is then told to try again, and not kept waiting.
+//!
+//! A process that hangs accepts connections and answers nothing. As soon as a probe has shown that, requests that may be
+//! repeated are given up, and further ones wait a second for it instead of the whole time that an answer may take. So
+//! clients are told to try again while connections and places of the gateway are free.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -22,13 +25,12 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::Either;
 use host::http::is_late;
-use host::lane::{self, ForEach};
+use host::lane::ForEach;
 use host::lifecycle::Tasks;
 use host::tls::{self, TlsError};
-use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -37,8 +39,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use opentelemetry::metrics::Meter;
 use tokio::sync::{Notify, Semaphore, watch};
-use tracing::{debug, info};
+use tracing::info;
 
+use super::attempt::{Attempt, AttemptError};
 use super::config::{ForwardConfig, ForwardError, parse_address};
 use super::health::{Health, RequestClass};
 use super::upload::Upload;
@@ -52,22 +55,16 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 /// tries must not double the load.
 const MOST_SECOND_TRIES: usize = 256;
 
-/// A replica that has answered nothing for the time of so many probes is not waited for. One that is
-/// overloaded answers something in that time, and is.
-const SILENT_PROBES: u32 = 3;
-/// The pause after which a waiting request looks again whether its replica is silent.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
 /// Several control planes behind one [`Forward`]. Cheap to clone.
 #[derive(Clone)]
-pub struct Replicas(Arc<ReplicaSet>);
+pub struct Replicas(pub(super) Arc<ReplicaSet>);
 
 pub(super) struct ReplicaSet {
     pub(super) addresses: Vec<(Scheme, Authority)>,
     pub(super) client: Client<HttpsConnector<HttpConnector>, Body>,
     /// For requests of the slow lane, whose threads also drive its connections: in connections for all, the
     /// others' requests would wait for those threads, and control planes would find both in one connection.
-    slow: Client<HttpsConnector<HttpConnector>, Body>,
+    pub(super) slow: Client<HttpsConnector<HttpConnector>, Body>,
     pub(super) health: Health,
     /// For each replica, a request that failed and asks for a probe.
     pub(super) suspected: Vec<Notify>,
@@ -167,22 +164,6 @@ impl Forward for Replicas {
     }
 }
 
-/// The end of an attempt that brought no answer.
-enum AttemptError {
-    /// The request was not sent.
-    Unsent,
-    /// The request may have been sent, and carried out.
-    Unknown,
-    /// The client's body failed, so another attempt would too.
-    Client(NotForwarded),
-}
-
-/// No answer has come in the time that it may take.
-struct GivenUp;
-
-/// The outcome of one attempt.
-type Attempt = Result<Response<Body>, AttemptError>;
-
 /// The class of a request. A batch find is a read although it is sent by `POST`.
 fn class_of(method: &Method, path: &str) -> RequestClass {
     match *method {
@@ -190,6 +171,11 @@ fn class_of(method: &Method, path: &str) -> RequestClass {
         Method::POST if path.ends_with("/instances/action") => RequestClass::Read,
         _ => RequestClass::Write,
     }
+}
+
+/// True for a request that does the same when it is sent twice.
+pub(super) fn is_repeatable(method: &Method, path: &str) -> bool {
+    method == Method::PUT || class_of(method, path) == RequestClass::Read
 }
 
 /// True for an answer that another replica may improve: this one fails, or cannot reach its store.
@@ -201,15 +187,6 @@ fn is_fault(answer: &Response<Body>) -> bool {
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT
     )
-}
-
-impl From<AttemptError> for NotForwarded {
-    fn from(error: AttemptError) -> Self {
-        match error {
-            AttemptError::Unsent | AttemptError::Unknown => Self::Unavailable,
-            AttemptError::Client(fault) => fault,
-        }
-    }
 }
 
 /// Copies a request whose body is held.
@@ -229,7 +206,6 @@ impl ReplicaSet {
             return Err(NotForwarded::BodyTooLarge);
         }
         let class = class_of(&parts.method, parts.uri.path());
-        let is_idempotent = class == RequestClass::Read || parts.method == Method::PUT;
         let order = self.health.order(class, Instant::now());
         let first = order.first().copied().unwrap_or(0);
         let second = match order.get(1) {
@@ -244,7 +220,7 @@ impl ReplicaSet {
         };
         let attempt =
             async |replica: usize| self.attempt(replica, copy(&parts, &body), &Upload::default()).await;
-        if !is_idempotent {
+        if !is_repeatable(&parts.method, parts.uri.path()) {
             return match attempt(first).await {
                 Err(AttemptError::Unsent) => {
                     self.metrics.retried();
@@ -259,6 +235,7 @@ impl ReplicaSet {
                 Err(error) => Err(error.into()),
             };
         }
+        let first_began = Instant::now();
         let mut first_attempt = pin!(attempt(first));
         let patience = self.config.second_try_after;
         let mut first_outcome = tokio::time::timeout(patience, first_attempt.as_mut()).await.ok();
@@ -275,9 +252,10 @@ impl ReplicaSet {
         }
         self.metrics.retried();
         let Some(first_outcome) = first_outcome else {
-            return self.race(class, first, first_attempt, attempt(second)).await;
+            let late = (first, first_began, first_attempt);
+            return self.race(class, late, (second, attempt(second))).await;
         };
-        match attempt(second).await {
+        match self.beside(first_outcome.is_ok(), second, Instant::now(), attempt(second)).await {
             Ok(answer) if !is_fault(&answer) => {
                 self.note_fault(first, class);
                 Ok(answer)
@@ -291,10 +269,10 @@ impl ReplicaSet {
     async fn race(
         &self,
         class: RequestClass,
-        first: usize,
-        late: Pin<&mut impl Future<Output = Attempt>>,
-        fresh: impl Future<Output = Attempt>,
+        (first, began, late): (usize, Instant, Pin<&mut impl Future<Output = Attempt>>),
+        (second, fresh): (usize, impl Future<Output = Attempt>),
     ) -> Result<Response<Body>, NotForwarded> {
+        let began_again = Instant::now();
         match futures_util::future::select(late, pin!(fresh)).await {
             // The fresh attempt is given up: the late one was merely slow.
             Either::Left((Ok(answer), _)) if !is_fault(&answer) => Ok(answer),
@@ -304,14 +282,16 @@ impl ReplicaSet {
                 self.note_fault(first, RequestClass::Write);
                 Ok(answer)
             }
-            Either::Left((outcome, fresh)) => match fresh.await {
-                Ok(answer) if !is_fault(&answer) => {
-                    self.note_fault(first, class);
-                    Ok(answer)
+            Either::Left((outcome, fresh)) => {
+                match self.beside(outcome.is_ok(), second, began_again, fresh).await {
+                    Ok(answer) if !is_fault(&answer) => {
+                        self.note_fault(first, class);
+                        Ok(answer)
+                    }
+                    other => outcome.or(other).map_err(NotForwarded::from),
                 }
-                other => outcome.or(other).map_err(NotForwarded::from),
-            },
-            Either::Right((outcome, late)) => match late.await {
+            }
+            Either::Right((outcome, late)) => match self.beside(outcome.is_ok(), first, began, late).await {
                 Ok(answer) if !is_fault(&answer) => Ok(answer),
                 other => other.or(outcome).map_err(NotForwarded::from),
             },
@@ -327,82 +307,14 @@ impl ReplicaSet {
         }
     }
 
-    async fn attempt_streaming(&self, replica: usize, parts: Parts, body: Body) -> Attempt {
-        let upload = Upload::default();
-        // Most requests have no body, and these need no wrapper.
-        let body = if body.is_end_stream() { body } else { upload.follow(body, self.config.largest_body) };
-        self.attempt(replica, Request::from_parts(parts, body), &upload).await
-    }
-
     /// True if the body's size is known and small enough to be held.
     fn can_hold(&self, body: &Body) -> bool {
         body.size_hint().upper().is_some_and(|size| size <= self.config.replayable_body as u64)
     }
 
-    async fn attempt(&self, replica: usize, mut request: Request<Body>, upload: &Upload) -> Attempt {
-        let path = request.uri().path_and_query().cloned();
-        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        *request.uri_mut() = self.uri(replica, path).ok_or(AttemptError::Unsent)?;
-        *request.version_mut() = Version::HTTP_11;
-        // The HTTP client trusts this header and sets it when it is missing. Requests of the gateway's own
-        // carry a client's headers but not its body; with the length of that body the control plane would
-        // wait for it, or take the next request on the connection for it.
-        request.headers_mut().remove(CONTENT_LENGTH);
-        let address = &self.addresses[replica].1;
-        let client = if lane::is_slow() { &self.slow } else { &self.client };
-        match self.patiently(replica, client.request(request)).await {
-            Ok(Ok(answer)) => {
-                self.note_answer(replica);
-                Ok(answer.map(Body::new))
-            }
-            Ok(Err(error)) if let Some(fault) = upload.fault() => {
-                debug!(control_plane = %address, %error, %fault, "the body of a request failed");
-                Err(AttemptError::Client(fault))
-            }
-            Ok(Err(error)) if error.is_connect() => {
-                debug!(control_plane = %address, %error, "no connection to a control plane can be opened");
-                self.unreachable(replica, &error);
-                Err(AttemptError::Unsent)
-            }
-            Ok(Err(error)) => {
-                debug!(control_plane = %address, %error, "a control plane did not answer a request");
-                self.suspect(replica);
-                Err(AttemptError::Unknown)
-            }
-            Err(GivenUp) if let Some(fault) = upload.fault() => Err(AttemptError::Client(fault)),
-            Err(GivenUp) if upload.is_awaited() => {
-                debug!(control_plane = %address, "the body of a request did not arrive in time");
-                Err(AttemptError::Client(NotForwarded::BodyLate))
-            }
-            Err(GivenUp) => {
-                debug!(control_plane = %address, "a control plane took too long to answer a request");
-                self.suspect(replica);
-                Err(AttemptError::Unknown)
-            }
-        }
-    }
-
-    /// Waits for the answer of a replica for as long as answers may take; for a replica that has been silent
-    /// to all probes and requests, only as long as it takes to find that it has come back.
-    async fn patiently<A>(&self, replica: usize, answer: impl Future<Output = A>) -> Result<A, GivenUp> {
-        let mut answer = pin!(answer);
-        let began = Instant::now();
-        let silence = self.config.probe_interval * SILENT_PROBES;
-        loop {
-            let left = self.config.answer_timeout.saturating_sub(began.elapsed());
-            let step = left.min(LOOK_AGAIN);
-            if let Ok(answer) = tokio::time::timeout(step, answer.as_mut()).await {
-                return Ok(answer);
-            }
-            if step == left || self.health.silent_for(replica, Instant::now()) >= silence {
-                return Err(GivenUp);
-            }
-        }
-    }
-
     /// Has the replica probed now. Requests that fail meanwhile ask for one further probe, however many they
     /// are.
-    fn suspect(&self, replica: usize) {
+    pub(super) fn suspect(&self, replica: usize) {
         self.suspected[replica].notify_one();
     }
 

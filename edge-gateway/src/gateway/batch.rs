@@ -1,8 +1,7 @@
 //! Batches of finds: answered from the gateway's own state if that proves every element, and by a control
 //! plane if not. The rules for an element are those of a single find ([`super::reads`]).
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use access::Grant;
 use answer::batch::BatchReply;
@@ -51,10 +50,9 @@ impl GatewayParts {
         // As with a control plane that gets half a request: see `pass_on`.
         let body = body.collect().await.map_err(|_| NoAnswer)?.to_bytes();
         // Only now: a client that sends its body slowly takes no place from its tenant.
-        let _place = match self.place_of(tenant).await {
-            Ok(place) => place,
-            Err(refusal) => return Ok(refusal),
-        };
+        if let Err(refusal) = self.take_place(tenant).await {
+            return Ok(refusal);
+        }
         let questions = Questions::read(reader, &body);
         let mut request = Request::from_parts(head, Body::from(body));
         // Before anything is read that the answer is made from.
@@ -71,7 +69,7 @@ impl GatewayParts {
             request.headers_mut().insert(ASK, HeaderValue::from_static("1"));
             let last = || stale(edge, &questions, grant);
             match self.ask_or(edge, request, tenant, last).await? {
-                Asked::Last(last) => answered = Some(last),
+                Asked::Here(last) => answered = Some(last),
                 Asked::ControlPlane(mut answer) => {
                     edge.metrics.answered(Outcome::Forwarded);
                     let resolutions = resolutions_of(&mut answer);
@@ -106,35 +104,12 @@ impl GatewayParts {
 
     /// The reply from the gateway's own state, if that is fresh and proves every element.
     async fn batch_here(&self, edge: &EdgeReads, questions: &Questions, grant: &Grant) -> Option<Answered> {
-        let reads = &edge.reads;
-        let mut view = reads.view();
-        if reads.age(&view, Instant::now())? > reads.config.fresh {
-            return None;
-        }
-        let consumer = &questions.reader.consumer;
-        let mut found = find_all(reads, &view, questions, grant, Proof::Bookmark)?;
-        let mut asked = questions.asked.iter().zip(&found);
-        let claims = asked.any(|((.., asked), found)| is_current(&asked.rev, &found.rev));
-        if reads.config.confirm_unchanged && claims {
-            // A claim about now, which another gateway may have contradicted with a push.
-            let changes = edge.changes().await?;
-            // The state may have moved on while the barrier was passed; usually it has not.
-            let now = reads.view();
-            if !Arc::ptr_eq(&now, &view) {
-                view = now;
-                found = find_all(reads, &view, questions, grant, Proof::Bookmark)?;
-            }
-            if !found.iter().all(|found| Reads::confirm(&view, consumer, found, &changes)) {
-                return None;
-            }
-        } else {
-            // A client that has written through this gateway must find what it wrote.
-            let records = self.upstream.written_records(&consumer.tenant);
-            let written = |service: &_| self.upstream.written_to(service);
-            if !found.iter().all(|found| found.contains(view.read.bookmark, records, written)) {
-                return None;
-            }
-        }
+        let find = |view: &EdgeView| find_all(&edge.reads, view, questions, grant, Proof::Bookmark);
+        let claims = |found: &Vec<Found>| {
+            let mut asked = questions.asked.iter().zip(found);
+            asked.any(|((.., asked), found)| is_current(&asked.rev, &found.rev))
+        };
+        let (view, found) = self.proven(edge, &questions.reader.consumer, find, claims).await?;
         answered(&view, questions, &found, None)
     }
 

@@ -4,11 +4,13 @@
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use host::fairness::{self, Wait};
 use http::header::{AGE, WARNING};
 use http::{HeaderMap, HeaderValue, Response};
 use shared::model::Tenant;
 
 use super::gate::Caller;
+use super::proxy::no_place;
 use super::reads::STALE;
 use super::{GatewayParts, refusal};
 use crate::catalogue::{Followed, NotKnown, Services};
@@ -29,7 +31,8 @@ impl GatewayParts {
         if let Some((identity, policy)) = &caller.account {
             policy.enter(identity, tenant).map_err(|denial| refusal::denied(&denial))?;
         }
-        self.catalogue.open(tenant).await.map_err(|reason| {
+        let opened = fairness::waiting(Wait::News, self.catalogue.open(tenant)).await.map_err(no_place)?;
+        opened.map_err(|reason| {
             if let NotKnown::Full(full) = reason {
                 self.metrics.refused(full);
             }

@@ -14,12 +14,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
+use host::fairness::{self, Wait};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use shared::model::{Revision, Tenant};
 use tokio::time::{Instant, timeout};
 
 use super::gate::Caller;
+use super::proxy::no_place;
 use super::{GatewayParts, refusal, route};
 use crate::catalogue::{Followed, Services};
 use crate::eureka::{
@@ -93,13 +95,11 @@ impl GatewayParts {
             return refusal::denied(&denial);
         }
         // Writes get their place when they are sent on.
-        let _place = match *request.method() {
-            Method::GET => match self.place_of(&tenant).await {
-                Ok(place) => Some(place),
-                Err(refusal) => return refusal,
-            },
-            _ => None,
-        };
+        if request.method() == Method::GET
+            && let Err(refusal) = self.take_place(&tenant).await
+        {
+            return refusal;
+        }
         let asking = Asking { parts: self, feeds, caller, tenant, place };
         match asking.answer(operation, request).await {
             Ok(response) | Err(response) => response,
@@ -306,6 +306,7 @@ impl Asking<'_> {
             if Instant::now() >= deadline {
                 return Err(refusal::unavailable(NOT_PROVEN));
             }
+            fairness::wait(Wait::News).await.map_err(no_place)?;
             // A bookmark alone is no change of the tenant.
             let _ = timeout(LOOK, followed.changed()).await;
         }

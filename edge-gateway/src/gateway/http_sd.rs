@@ -34,10 +34,9 @@ impl GatewayParts {
         };
         // Its body is not needed, and could not be shared while this waits.
         drop(request);
-        let _place = match self.place_of(&tenant).await {
-            Ok(place) => place,
-            Err(refusal) => return refusal,
-        };
+        if let Err(refusal) = self.take_place(&tenant).await {
+            return refusal;
+        }
         let mut followed = match self.open_catalogue(&tenant, caller, Dialect::HttpSd).await {
             Ok(followed) => followed,
             Err(refusal) => return refusal,

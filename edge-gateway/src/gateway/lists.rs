@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use answer::tag;
 use axum::body::Body;
 use bytes::Bytes;
+use host::fairness::{self, Wait};
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, ORIGIN};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -18,8 +19,8 @@ use http_body_util::BodyExt as _;
 use opentelemetry::KeyValue;
 
 use super::gate::Caller;
-use super::proxy::remove_hop_by_hop;
-use super::reads::{EdgeReads, mark_stale};
+use super::proxy::{no_place, remove_hop_by_hop};
+use super::reads::{Asked, EdgeReads, mark_stale};
 use super::{GatewayParts, NoAnswer, refusal};
 use crate::metrics::Answered as Outcome;
 use crate::reads::{Content, List, ListKey, Turn};
@@ -74,8 +75,8 @@ impl GatewayParts {
         let answer = match unasked {
             Some(stale) => stale,
             None => match self.list_in_turn(edge, request, &key, &list, &client).await? {
-                ListAnswer::Own(answer) => answer,
-                ListAnswer::ControlPlane(answer) => return Ok(answer),
+                Asked::Here(answer) => answer,
+                Asked::ControlPlane(answer) => return Ok(answer),
             },
         };
         if let Some(traced) = traced {
@@ -87,8 +88,7 @@ impl GatewayParts {
     }
 
     /// Waits for the turn of a request, and asks then if another one has not brought the answer. Ends with the
-    /// last list that is known as soon as no control plane answers any more: the question would be given up only
-    /// at the end of its time.
+    /// last list that is known as soon as no control plane answers any more.
     async fn list_in_turn(
         &self,
         edge: &EdgeReads,
@@ -96,20 +96,21 @@ impl GatewayParts {
         key: &ListKey,
         list: &Arc<List>,
         client: &Client,
-    ) -> Result<ListAnswer, NoAnswer> {
+    ) -> Result<Asked<Response<Body>>, NoAnswer> {
         let asking = async {
-            Ok(match list.turn().await {
+            // Before the turn, which nobody may hold while it waits for a place.
+            if let Err(none) = fairness::wait(Wait::Answer).await {
+                return Ok(Asked::ControlPlane(no_place(none)));
+            }
+            match list.turn().await {
                 Turn::Answered(content) => {
                     edge.metrics.listed(Outcome::Here);
-                    ListAnswer::Own(client.told(&content))
+                    Ok(Asked::Here(client.told(&content)))
                 }
-                turn => match self.ask_for_list(edge, request, key, (list, turn), client).await? {
-                    (answer, Outcome::Stale) => ListAnswer::Own(answer),
-                    (answer, _) => ListAnswer::ControlPlane(answer),
-                },
-            })
+                turn => self.ask_for_list(edge, request, key, (list, turn), client).await,
+            }
         };
-        edge.unless_lost(asking, || stale(edge, list, client).map(|stale| Ok(ListAnswer::Own(stale)))).await
+        edge.unless_lost(asking, || stale(edge, list, client).map(|stale| Ok(Asked::Here(stale)))).await
     }
 
     /// Asks a control plane, also in place of the requests that wait if it is this one's turn.
@@ -120,7 +121,7 @@ impl GatewayParts {
         key: &ListKey,
         (list, turn): (&Arc<List>, Turn<'_>),
         client: &Client,
-    ) -> Result<(Response<Body>, Outcome), NoAnswer> {
+    ) -> Result<Asked<Response<Body>>, NoAnswer> {
         let question = match turn {
             Turn::Ask(question) => Some(question),
             Turn::Answered(_) | Turn::Alone => None,
@@ -143,7 +144,7 @@ impl GatewayParts {
                 }
                 let outcome = if is_confirmed { Outcome::Here } else { Outcome::Forwarded };
                 edge.metrics.listed(outcome);
-                (client.told(&content), outcome)
+                Asked::ControlPlane(client.told(&content))
             }
             Err(Unkept { answer, lasts }) => {
                 match question {
@@ -153,11 +154,13 @@ impl GatewayParts {
                     None => {}
                 }
                 let is_stale = answer.status().is_server_error();
-                let stale = is_stale.then(|| stale(edge, list, client)).flatten();
-                stale.map(|stale| (stale, Outcome::Stale)).unwrap_or_else(|| {
-                    edge.metrics.listed(Outcome::Forwarded);
-                    (answer, Outcome::Forwarded)
-                })
+                match is_stale.then(|| stale(edge, list, client)).flatten() {
+                    Some(stale) => Asked::Here(stale),
+                    None => {
+                        edge.metrics.listed(Outcome::Forwarded);
+                        Asked::ControlPlane(answer)
+                    }
+                }
             }
         };
         edge.lists.settle(key, list);
@@ -178,14 +181,6 @@ fn ask_by_tag(headers: &mut HeaderMap, key: &ListKey, kept: Option<&Content>) {
     if let Some(kept) = kept {
         headers.insert(IF_NONE_MATCH, kept.tag.clone());
     }
-}
-
-/// The answer to a request for a list.
-enum ListAnswer {
-    /// From what the gateway keeps.
-    Own(Response<Body>),
-    /// A control plane's, which has its own records and traces of it.
-    ControlPlane(Response<Body>),
 }
 
 /// An answer that nobody else may have, or that cannot be kept.

@@ -12,7 +12,7 @@ use answer::shown::SHOWN;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use host::certificates::ACCOUNT;
-use host::fairness::Place;
+use host::fairness::{self, NoPlace, Wait};
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName,
@@ -45,34 +45,31 @@ pub(super) struct FoundServices(pub(super) HeaderValue);
 pub(super) struct WrittenAt(pub(super) Revision);
 
 impl GatewayParts {
-    /// Forwards a request. The error ends the connection without a response.
+    /// Forwards a request, which is not the only one that some clients' requests lead to. So its place is given back
+    /// at its end, also where the client's request goes on. The error ends the connection without a response.
     pub(super) async fn pass_on(&self, request: Request<Body>) -> Result<Response<Body>, NoAnswer> {
         let tenant = route::tenant_of(request.uri().path(), request.headers());
-        let _place = match self.place_if(needs_place(&request), tenant.as_ref()).await {
-            Ok(place) => place,
-            Err(refusal) => return Ok(refusal),
-        };
-        self.pass_on_in_place(request, tenant.as_ref()).await
+        fairness::holding(async {
+            if let Some(tenant) = tenant.as_ref().filter(|_| needs_place(&request))
+                && let Err(refusal) = self.take_place(tenant).await
+            {
+                return Ok(refusal);
+            }
+            self.pass_on_in_place(request, tenant.as_ref()).await
+        })
+        .await
     }
 
-    /// A place among the requests of a tenant, if the request needs one.
-    pub(super) async fn place_if(
-        &self,
-        is_needed: bool,
-        tenant: Option<&Tenant>,
-    ) -> Result<Option<Place>, Response<Body>> {
-        match tenant.filter(|_| is_needed) {
-            Some(tenant) => self.place_of(tenant).await.map(Some),
-            None => Ok(None),
-        }
+    /// Waits for a place among the requests of a tenant that are worked on, and holds it until the request that
+    /// this task works on has an answer or begins to wait for a control plane.
+    pub(super) async fn take_place(&self, tenant: &Tenant) -> Result<(), Response<Body>> {
+        fairness::hold(self.shares.enter(tenant).await.map_err(no_place)?);
+        Ok(())
     }
 
-    /// A place among the requests of a tenant.
-    pub(super) async fn place_of(&self, tenant: &Tenant) -> Result<Place, Response<Body>> {
-        self.shares.enter(tenant).await.map_err(|none| refusal::too_many(&none.to_string()))
-    }
-
-    /// Forwards a request that has its place, or needs none.
+    /// Forwards a request that has its place, or needs none. It waits for its answer among those of its tenant that
+    /// do the same: as long as control planes hang, whatever needs none of them goes past it, and the connections
+    /// of a tenant to control planes have the same bound as the work for it.
     pub(super) async fn pass_on_in_place(
         &self,
         mut request: Request<Body>,
@@ -89,6 +86,9 @@ impl GatewayParts {
             Method::DELETE => request.uri().path().to_owned(),
             _ => String::new(),
         };
+        if let Err(none) = fairness::wait(Wait::Answer).await {
+            return Ok(no_place(none));
+        }
         self.prepare(&mut request, tenant);
         match self.forward_traced(request).await {
             // Old Java clients take every answer but 200 as "not registered" and register anew. A connection
@@ -181,6 +181,11 @@ impl GatewayParts {
         traced.answered(format!("{method} forward"), status.as_u16(), about);
         answer
     }
+}
+
+/// The refusal of a request of a tenant that has too many under way.
+pub(super) fn no_place(none: NoPlace) -> Response<Body> {
+    refusal::too_many(&none.to_string())
 }
 
 /// True for a request that needs a place among those of its tenant. Requests with a body get one at the

@@ -16,6 +16,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use follow::read::{Changes, Proof};
 use host::audit::{Decision, Record};
+use host::fairness::{self, Wait};
 use host::telemetry::trace::{self, SpanKind};
 use http::header::{AGE, WARNING};
 use http::{HeaderValue, Request, Response};
@@ -56,9 +57,14 @@ impl EdgeReads {
             self.lost().await;
             tokio::time::sleep(BUS_ALONE).await;
         };
+        let passing = async {
+            // Those that need no barrier do not wait for those that are at it.
+            fairness::wait(Wait::Word).await.ok()?;
+            self.barrier.pass().await
+        };
         let changes = tokio::select! {
             biased;
-            changes = self.barrier.pass() => changes,
+            changes = passing => changes,
             () = lost => None,
         };
         self.metrics.barrier(changes.is_some());
@@ -66,7 +72,8 @@ impl EdgeReads {
     }
 
     /// Waits for what control planes answer. As soon as none answers any more, `known` is the answer, if there is
-    /// one: the question would be given up only at the end of its time.
+    /// one. What has been forwarded is given up in that moment, too; but this request may still wait for a place, or
+    /// for the question of another one.
     pub(super) async fn unless_lost<T>(
         &self,
         asking: impl Future<Output = T>,
@@ -93,11 +100,12 @@ impl EdgeReads {
 }
 
 /// The outcome of a question to a control plane.
-pub(super) enum Asked<L> {
-    /// Its answer.
+pub(super) enum Asked<H> {
+    /// Its answer, of which it has its own records and traces; or a refusal to ask.
     ControlPlane(Response<Body>),
-    /// The last that is known here, because there is no better answer.
-    Last(L),
+    /// An answer from what is known here: the last that is, because there is no better one, or what another question
+    /// has brought.
+    Here(H),
 }
 
 /// An answer, and its content.
@@ -118,10 +126,11 @@ impl GatewayParts {
         {
             return Box::pin(self.find_batch(edge, request, reader, &tenant, caller)).await;
         }
-        let _place = match self.place_if(needs_place(&request), Some(&tenant)).await {
-            Ok(place) => place,
-            Err(refusal) => return Ok(refusal),
-        };
+        if needs_place(&request)
+            && let Err(refusal) = self.take_place(&tenant).await
+        {
+            return Ok(refusal);
+        }
         if caller.grant == Grant::All
             && let Some((edge, key)) =
                 self.reads.as_ref().and_then(|edge| Some((edge, ListKey::read(&request, &tenant)?)))
@@ -172,36 +181,47 @@ impl GatewayParts {
 
     /// The answer from the gateway's own state, if that is fresh and proves it.
     async fn answer_here(&self, edge: &EdgeReads, question: &Question, grant: &Grant) -> Option<Answered> {
+        let Question { reader, asked, .. } = question;
+        let find = |view: &EdgeView| {
+            edge.reads.find(view, &reader.consumer, asked, grant, Proof::Bookmark).ok().map(|found| [found])
+        };
+        let claims = |[found]: &[Found; 1]| is_current(&asked.rev, &found.rev);
+        let (view, [found]) = self.proven(edge, &reader.consumer, find, claims).await?;
+        Some(told(edge, &view, question, found))
+    }
+
+    /// What `find` gives a consumer from the gateway's own state, if that is fresh and proves it all; and the state.
+    /// `claims` says whether the answer will be that something has not changed.
+    pub(super) async fn proven<F: AsRef<[Found]>>(
+        &self,
+        edge: &EdgeReads,
+        consumer: &ServiceRef,
+        find: impl Fn(&EdgeView) -> Option<F>,
+        claims: impl Fn(&F) -> bool,
+    ) -> Option<(Arc<EdgeView>, F)> {
         let reads = &edge.reads;
-        let view = reads.view();
+        let mut view = reads.view();
         if reads.age(&view, Instant::now())? > reads.config.fresh {
             return None;
         }
-        let found =
-            reads.find(&view, &question.reader.consumer, &question.asked, grant, Proof::Bookmark).ok()?;
-        if !(reads.config.confirm_unchanged && is_current(&question.asked.rev, &found.rev)) {
-            // A client that has written through this gateway must find what it wrote.
-            let tenant = &question.reader.consumer.tenant;
-            let written = |service: &_| self.upstream.written_to(service);
-            if !found.contains(view.read.bookmark, self.upstream.written_records(tenant), written) {
-                return None;
+        let mut found = find(&view)?;
+        let is_proven = if reads.config.confirm_unchanged && claims(&found) {
+            // A claim about now, which another gateway may have contradicted with a push.
+            let changes = edge.changes().await?;
+            // The state may have moved on while the barrier was passed; usually it has not.
+            let now = reads.view();
+            if !Arc::ptr_eq(&now, &view) {
+                view = now;
+                found = find(&view)?;
             }
-            return Some(told(edge, &view, question, found));
-        }
-        // A claim about now, which another gateway may have contradicted with a push.
-        let changes = edge.changes().await?;
-        // The state may have moved on while the barrier was passed; usually it has not.
-        let now = reads.view();
-        let found = if Arc::ptr_eq(&now, &view) {
-            found
+            found.as_ref().iter().all(|found| Reads::confirm(&view, consumer, found, &changes))
         } else {
-            reads.find(&now, &question.reader.consumer, &question.asked, grant, Proof::Bookmark).ok()?
+            // A client that has written through this gateway must find what it wrote.
+            let records = self.upstream.written_records(&consumer.tenant);
+            let written = |service: &_| self.upstream.written_to(service);
+            found.as_ref().iter().all(|found| found.contains(view.read.bookmark, records, written))
         };
-        let view = now;
-        if !Reads::confirm(&view, &question.reader.consumer, &found, &changes) {
-            return None;
-        }
-        Some(told(edge, &view, question, found))
+        is_proven.then_some((view, found))
     }
 
     /// Asks a control plane. Without its answer the last that is known has to do.
@@ -223,7 +243,7 @@ impl GatewayParts {
         let last = || stale(edge, &question, &caller.grant);
         let mut answer = match self.ask_or(edge, request, tenant, last).await? {
             Asked::ControlPlane(answer) => answer,
-            Asked::Last((stale, given)) => {
+            Asked::Here((stale, given)) => {
                 poll.offer(given);
                 self.audit_read(record, &stale);
                 return Ok(poll.follow(stale));
@@ -240,19 +260,19 @@ impl GatewayParts {
 
     /// Asks a control plane. `last` gives what is known here, which stands in for the answer of one that fails, and
     /// for none.
-    pub(super) async fn ask_or<L>(
+    pub(super) async fn ask_or<H>(
         &self,
         edge: &EdgeReads,
         request: Request<Body>,
         tenant: &Tenant,
-        last: impl Fn() -> Option<L>,
-    ) -> Result<Asked<L>, NoAnswer> {
+        last: impl Fn() -> Option<H>,
+    ) -> Result<Asked<H>, NoAnswer> {
         let asking = async {
             let answer = self.pass_on_in_place(request, Some(tenant)).await?;
             let last = if answer.status().is_server_error() { last() } else { None };
-            Ok(last.map_or(Asked::ControlPlane(answer), Asked::Last))
+            Ok(last.map_or(Asked::ControlPlane(answer), Asked::Here))
         };
-        edge.unless_lost(asking, || last().map(|last| Ok(Asked::Last(last)))).await
+        edge.unless_lost(asking, || last().map(|last| Ok(Asked::Here(last)))).await
     }
 
     /// Keeps the services that answer a find, and follows the consumer from now on.

@@ -39,6 +39,8 @@ struct Truth {
     declining: usize,
     /// No request is answered.
     is_silent: bool,
+    /// The requests that were not answered.
+    unanswered: usize,
     replays: usize,
     /// The access policy, once there is one.
     policy: Option<Policy>,
@@ -86,7 +88,10 @@ impl ControlPlane {
                 while let Some(request) = requests.next().await {
                     // The lock ends before the replies are published, which awaits.
                     let parts = match &mut *truth.lock().expect("not poisoned") {
-                        truth if truth.is_silent => continue,
+                        truth if truth.is_silent => {
+                            truth.unanswered += 1;
+                            continue;
+                        }
                         truth => answer(truth, &request.payload),
                     };
                     let reply = request.reply.expect("a request names where to answer");
@@ -364,6 +369,11 @@ impl ControlPlane {
     /// Answers nothing any more, as one that hangs.
     pub(crate) fn fall_silent(&self) {
         self.truth().is_silent = true;
+    }
+
+    /// The requests that have come since it has fallen silent.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.truth().unanswered
     }
 
     pub(crate) fn replays(&self) -> usize {

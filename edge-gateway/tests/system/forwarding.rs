@@ -1,5 +1,6 @@
 //! Requests that are not watches.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use axum::http::StatusCode;
 use axum::routing::{any, get, put};
 use edge_gateway::Config;
 use edge_gateway::forward::{Forward, ForwardConfig, InProcess, NotForwarded, Replicas};
+use futures_util::FutureExt as _;
 use host::http::{ServerLimits, serve};
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
@@ -19,7 +21,9 @@ use hyper_util::rt::TokioExecutor;
 use shared::event::Action::Create;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Error;
+use tokio_util::sync::CancellationToken;
 
 use crate::world::{PATIENCE, World, config};
 
@@ -274,6 +278,77 @@ async fn replicas_that_hang_are_not_waited_for() {
     }
     drop((one, other));
     tasks.drain().cancel();
+}
+
+/// A control plane that answers probes, each on a connection of its own, and takes other requests without answering
+/// any. `taken` counts those. No further connection can be opened once it `ends`.
+async fn take_requests(listener: TcpListener, taken: watch::Sender<usize>, ends: CancellationToken) {
+    let mut held = Vec::new();
+    while let Some(accepted) = ends.run_until_cancelled(listener.accept()).await {
+        let mut stream = accepted.expect("a connection").0;
+        let mut head = vec![0; 1024];
+        let length = stream.read(&mut head).await.expect("a request");
+        if String::from_utf8_lossy(&head[..length]).contains("/health/readiness") {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.write_all(answer).await.expect("is sent");
+        } else {
+            held.push(stream);
+            taken.send_modify(|taken| *taken += 1);
+        }
+    }
+    drop(listener);
+    pending().await
+}
+
+/// Of requests under way, those that may be sent again end as soon as no control plane answers any more.
+#[tokio::test]
+async fn a_request_under_way_is_given_up_when_no_control_plane_answers_any_more() {
+    for count in [1, 2] {
+        let tasks = Tasks::new();
+        let (taken, ends) = (watch::Sender::new(0), CancellationToken::new());
+        let mut control_planes = Vec::new();
+        for _ in 0..count {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+            control_planes.push(format!("http://{}", listener.local_addr().expect("bound")));
+            tokio::spawn(take_requests(listener, taken.clone(), ends.clone()));
+        }
+        // Neither probes nor the end of the time for answers end a request within the test.
+        let forever = Duration::from_secs(3600);
+        let config = ForwardConfig {
+            control_planes,
+            probe_interval: forever,
+            answer_timeout: forever,
+            ..ForwardConfig::default()
+        };
+        let forward = replicas_with(config, &Metrics::new([]).expect("sets up"), &tasks);
+        let mut reachable = forward.reachable();
+        reachable.wait_for(|reachable| *reachable).await.expect("probed");
+        let send = |method: &str| {
+            let request = Request::builder().method(method).uri("/a").body(Body::empty()).expect("a request");
+            let forward = forward.clone();
+            async move { forward.forward(request).await }
+        };
+        let mut once = [tokio::spawn(send("POST")), tokio::spawn(send("POST"))];
+        let again = [tokio::spawn(send("GET")), tokio::spawn(send("PUT"))];
+        // Those that may be repeated are sent to both.
+        let all = if count == 1 { 4 } else { 6 };
+        let ended = async {
+            taken.subscribe().wait_for(|taken| *taken == all).await.expect("the sender is here");
+            ends.cancel();
+            while *reachable.borrow_and_update() {
+                assert_eq!(send("GET").await.err(), Some(NotForwarded::Unavailable));
+            }
+            for request in again {
+                assert_eq!(request.await.expect("ends").err(), Some(NotForwarded::Unavailable));
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.expect("in time");
+        for request in &mut once {
+            assert!(request.now_or_never().is_none(), "it may have been carried out");
+            request.abort();
+        }
+        tasks.drain().cancel();
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Control planes of which one has lost its store, while the other one is fine.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use edge_gateway::forward::{Forward, ForwardConfig, Replicas};
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::forwarding::{replicas_with, served};
 use crate::world::PATIENCE;
@@ -167,5 +170,88 @@ async fn a_plane_that_is_not_ready_is_asked_only_when_others_fail() {
     })
     .await;
     assert!(*replicas.reachable().borrow(), "planes that answer from memory are still of use");
+    tasks.drain().cancel();
+}
+
+/// A control plane that is ready, and answers nothing but probes until `answer` is there.
+fn answering<F>(answer: impl Fn() -> F + Clone + Send + Sync + 'static) -> Router
+where
+    F: Future<Output = Response> + Send + 'static,
+{
+    Router::new().fallback(async move |request: Request| {
+        let answer: Pin<Box<dyn Future<Output = Response> + Send>> = match request.uri().path() {
+            READINESS => Box::pin(async { StatusCode::OK.into_response() }),
+            _ => Box::pin(answer()),
+        };
+        answer.await
+    })
+}
+
+/// Forwards to one that fails at every request, and to another one. `asked` tells how often the first one was asked.
+async fn beside_a_fault(other: String, asked: watch::Sender<usize>, tasks: &Tasks) -> Arc<Replicas> {
+    let failing = answering(move || {
+        asked.send_modify(|asked| *asked += 1);
+        async { StatusCode::SERVICE_UNAVAILABLE.into_response() }
+    });
+    let control_planes = vec![served(failing, tasks).await, other];
+    // Whoever waited for the whole of it would outlast the test.
+    let answer_timeout = Duration::from_secs(3600);
+    let config = ForwardConfig { control_planes, answer_timeout, ..ForwardConfig::default() };
+    let replicas = replicas_with(config, &Metrics::new([]).expect("sets up"), tasks);
+    replicas.reachable().wait_for(|reachable| *reachable).await.expect("probed");
+    replicas
+}
+
+#[tokio::test]
+async fn a_fault_is_told_although_another_plane_hangs() {
+    let tasks = Tasks::new();
+    // The kernel takes connections for it, and nothing is ever answered.
+    let hung = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = format!("http://{}", hung.local_addr().expect("bound"));
+    let replicas = beside_a_fault(address, watch::Sender::new(0), &tasks).await;
+    // A second for each of them, as long as a plane that hangs is waited for, would be too long for all of them.
+    let all = async {
+        for _ in 0..25 {
+            assert_eq!(send(&replicas, Method::GET, INSTANCES).await, 503);
+            assert_eq!(send(&replicas, Method::PUT, HEARTBEAT).await, 503);
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("in time");
+    drop(hung);
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
+async fn a_fault_is_told_although_another_plane_answers_nothing_but_probes() {
+    let tasks = Tasks::new();
+    let stuck = served(answering(std::future::pending::<Response>), &tasks).await;
+    let replicas = beside_a_fault(stuck, watch::Sender::new(0), &tasks).await;
+    let told = tokio::time::timeout(PATIENCE, send(&replicas, Method::GET, INSTANCES)).await;
+    assert_eq!(told.expect("in time"), 503);
+    tasks.drain().cancel();
+}
+
+#[tokio::test]
+async fn a_plane_that_is_merely_slow_is_waited_for_beside_one_without_its_store() {
+    let tasks = Tasks::new();
+    let asked = watch::Sender::new(0);
+    let reads = Arc::new(AtomicUsize::new(0));
+    let slow = answering({
+        let (asked, reads) = (asked.clone(), reads.clone());
+        move || {
+            let (mut asked, number) = (asked.subscribe(), reads.fetch_add(1, Ordering::SeqCst));
+            async move {
+                // Later than the other one's fault, for which it must not be passed by.
+                asked.wait_for(|asked| *asked > number).await.expect("the sender is in the other one");
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                "read".into_response()
+            }
+        }
+    });
+    let replicas = beside_a_fault(served(slow, &tasks).await, asked, &tasks).await;
+    // Either of the two is asked first.
+    for _ in 0..4 {
+        assert_eq!(send(&replicas, Method::GET, INSTANCES).await, 200);
+    }
     tasks.drain().cancel();
 }

@@ -256,3 +256,93 @@ async fn a_connection_whose_party_takes_more_than_its_share_moves_and_comes_back
     }
     assert!(shares.0.chooses(&flood, party("flood")), "it comes back");
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_hold_up_only_those_that_wait_for_the_same() {
+    let shares = shares(1);
+    drop(now(&shares, "other"));
+    // A request that has a place, and the outcome of its wait as far as it has one.
+    let begins = |kind: Wait| {
+        let shares = shares.clone();
+        Box::pin(holding(async move {
+            hold(shares.enter("a").await.expect("a place"));
+            wait(kind).await.expect("a place");
+            std::future::pending::<()>().await;
+        }))
+    };
+    let line = |shares: &FairShares| {
+        let state = shares.0.state.lock();
+        let line = &state.lines[&shares.0.hasher.hash_one("a")];
+        let of = |queue: &Queue| (queue.running, queue.waiting.len());
+        (of(&line.working), line.waits.each_ref().map(of))
+    };
+    let mut context = Context::from_waker(Waker::noop());
+    let mut all: Vec<_> = [Wait::Answer, Wait::Answer, Wait::Word, Wait::News].map(begins).into();
+    for request in &mut all {
+        // A request of a party that has had many lets other work go first, which takes it a second look.
+        for _ in 0..2 {
+            assert!(request.as_mut().poll(&mut context).is_pending());
+        }
+    }
+    assert_eq!(line(&shares), ((0, 0), [(1, 1), (1, 0), (1, 0)]), "one place for each kind of wait");
+    drop(soon(&shares, "a").expect("whoever waits for nobody has a place"));
+    drop(all.remove(0));
+    assert!(all[0].as_mut().poll(&mut context).is_pending());
+    assert_eq!(line(&shares), ((0, 0), [(1, 0), (1, 0), (1, 0)]), "the next one has the place of the first");
+    drop(all);
+    assert!(soon(&shares, "a").is_some());
+    shares.0.measured(Duration::ZERO);
+    assert!(shares.0.state.lock().lines.is_empty(), "nothing stays behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_stop_waiting_and_wait_for_something_else() {
+    let shares = shares(1);
+    drop(now(&shares, "other"));
+    let first = holding(async {
+        hold(soon(&shares, "a").expect("a place"));
+        assert_eq!(waiting(Wait::Word, std::future::ready(1)).await, Ok(1));
+        assert!(soon(&shares, "a").is_none(), "what is there already is not waited for");
+        wait(Wait::Word).await.expect("a place");
+        wait(Wait::Word).await.expect("the place that it has");
+        let second = holding(async {
+            hold(soon(&shares, "a").expect("the place of the first"));
+            assert!(wait(Wait::Word).now_or_never().is_none(), "the first waits for a word");
+            wait(Wait::Answer).await.expect("a place");
+            let happens = async { tokio::task::yield_now().await };
+            assert_eq!(waiting(Wait::News, happens).await, Ok(()));
+            drop(soon(&shares, "a").expect("both wait"));
+        });
+        second.await;
+        assert_eq!(wait(Wait::Answer).now_or_never(), Some(Ok(())), "the second one has ended");
+    });
+    first.await;
+    shares.0.measured(Duration::ZERO);
+    assert!(shares.0.state.lock().lines.is_empty(), "nothing stays behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_that_are_added_go_to_those_that_wait() {
+    // Two at a time on one processor, and up to four.
+    let shares = FairShares::new(4, &SdkMeterProvider::builder().build().meter("test"), "test").0;
+    drop(now(&shares, "other"));
+    // They hang: no place comes back.
+    let mut hung: Vec<Place> = (0..2).filter_map(|_| soon(&shares, "a")).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut waiting: Vec<_> = (0..6).map(|_| Box::pin(shares.enter("a"))).collect();
+    for one in &mut waiting {
+        assert!(one.as_mut().poll(&mut context).is_pending());
+    }
+    for _ in 0..2 {
+        shares.0.measured(Duration::ZERO);
+        hung.push(looked_at_twice(waiting.remove(0).as_mut()).expect("the place that was added"));
+    }
+    shares.0.measured(Duration::ZERO);
+    assert!(looked_at_twice(waiting[0].as_mut()).is_none(), "there are no more than four");
+    // Whoever is alone has no bound, and need not wait for the end of what hangs.
+    advance(ALONE_AFTER).await;
+    shares.0.measured(Duration::ZERO);
+    for one in &mut waiting {
+        assert!(looked_at_twice(one.as_mut()).is_some());
+    }
+}
