@@ -18,11 +18,12 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::NotForwarded;
-use super::replicas::{ReplicaSet, is_repeatable};
+use super::health::RequestClass;
+use super::replicas::{ReplicaSet, class_of};
 use super::upload::Upload;
 
-/// Where a request may be sent only once, a replica is not waited for that has answered nothing for the time of so
-/// many probes after the one that found it silent.
+/// For a write, a replica is not waited for that has answered nothing for the time of so many probes after the one that
+/// found it silent.
 const SILENT_PROBES: u32 = 3;
 /// The time in which a replica that was silent when it was asked shows that it has come back.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -77,7 +78,7 @@ impl ReplicaSet {
         mut request: Request<Body>,
         upload: &Upload,
     ) -> Attempt {
-        let is_repeatable = is_repeatable(request.method(), request.uri().path());
+        let class = class_of(request.method(), request.uri().path());
         let path = request.uri().path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         *request.uri_mut() = self.uri(replica, path).ok_or(AttemptError::Unsent)?;
@@ -88,7 +89,7 @@ impl ReplicaSet {
         request.headers_mut().remove(CONTENT_LENGTH);
         let address = &self.addresses[replica].1;
         let client = if lane::is_slow() { &self.slow } else { &self.client };
-        match self.patiently(replica, is_repeatable, client.request(request)).await {
+        match self.patiently(replica, class, client.request(request)).await {
             Ok(Ok(answer)) => {
                 self.note_answer(replica);
                 Ok(answer.map(Body::new))
@@ -125,7 +126,7 @@ impl ReplicaSet {
     async fn patiently<A>(
         &self,
         replica: usize,
-        is_repeatable: bool,
+        class: RequestClass,
         answer: impl Future<Output = A>,
     ) -> Result<A, GivenUp> {
         let mut answer = pin!(answer);
@@ -133,7 +134,7 @@ impl ReplicaSet {
             biased;
             answer = &mut answer => return Ok(answer),
             () = sleep(self.config.answer_timeout) => return Err(GivenUp::Late),
-            () = self.hopeless(replica, is_repeatable) => {}
+            () = self.hopeless(replica, class) => {}
         }
         // It may have been this process that stood still: then the answer is here, and so is the time of the probe.
         timeout(LAST_LOOK, answer).await.map_err(|_| GivenUp::Silent)
@@ -141,16 +142,16 @@ impl ReplicaSet {
 
     /// Returns when a request that waits for this replica will hardly be answered. The last replica to which that
     /// happens is the one with which [`super::Forward::reachable`] falls.
-    async fn hopeless(&self, replica: usize, is_repeatable: bool) {
-        if is_repeatable {
+    async fn hopeless(&self, replica: usize, class: RequestClass) {
+        if class == RequestClass::Read {
             if self.health.is_silent(replica) {
                 // It is asked all the same, because no other is better, and may have come back.
                 sleep(LOOK_AGAIN).await;
             }
             return self.health.silence(replica).await;
         }
-        // The client cannot send it again without knowing whether it was carried out, which only the answer tells. So a
-        // replica that stands still for a few seconds is waited for.
+        // Only the answer tells whether a write was carried out, and some SDKs end for good after one heartbeat that
+        // fails. So a replica that stands still for a few seconds is waited for.
         let silence = self.config.probe_interval * SILENT_PROBES;
         loop {
             sleep(LOOK_AGAIN).await;

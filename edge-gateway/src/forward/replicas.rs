@@ -165,7 +165,7 @@ impl Forward for Replicas {
 }
 
 /// The class of a request. A batch find is a read although it is sent by `POST`.
-fn class_of(method: &Method, path: &str) -> RequestClass {
+pub(super) fn class_of(method: &Method, path: &str) -> RequestClass {
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS => RequestClass::Read,
         Method::POST if path.ends_with("/instances/action") => RequestClass::Read,
@@ -174,7 +174,7 @@ fn class_of(method: &Method, path: &str) -> RequestClass {
 }
 
 /// True for a request that does the same when it is sent twice.
-pub(super) fn is_repeatable(method: &Method, path: &str) -> bool {
+fn is_repeatable(method: &Method, path: &str) -> bool {
     method == Method::PUT || class_of(method, path) == RequestClass::Read
 }
 

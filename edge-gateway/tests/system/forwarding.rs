@@ -302,7 +302,7 @@ async fn take_requests(listener: TcpListener, taken: watch::Sender<usize>, ends:
 
 /// Of requests under way, those that may be sent again end as soon as no control plane answers any more.
 #[tokio::test]
-async fn a_request_under_way_is_given_up_when_no_control_plane_answers_any_more() {
+async fn a_read_under_way_is_given_up_when_no_control_plane_answers_any_more() {
     for count in [1, 2] {
         let tasks = Tasks::new();
         let (taken, ends) = (watch::Sender::new(0), CancellationToken::new());
@@ -328,22 +328,22 @@ async fn a_request_under_way_is_given_up_when_no_control_plane_answers_any_more(
             let forward = forward.clone();
             async move { forward.forward(request).await }
         };
-        let mut once = [tokio::spawn(send("POST")), tokio::spawn(send("POST"))];
-        let again = [tokio::spawn(send("GET")), tokio::spawn(send("PUT"))];
-        // Those that may be repeated are sent to both.
-        let all = if count == 1 { 4 } else { 6 };
+        let mut writes = [tokio::spawn(send("POST")), tokio::spawn(send("PUT"))];
+        let reads = [tokio::spawn(send("GET")), tokio::spawn(send("GET"))];
+        // Those that may be repeated are sent to both: all but one.
+        let all = if count == 1 { 4 } else { 7 };
         let ended = async {
             taken.subscribe().wait_for(|taken| *taken == all).await.expect("the sender is here");
             ends.cancel();
             while *reachable.borrow_and_update() {
                 assert_eq!(send("GET").await.err(), Some(NotForwarded::Unavailable));
             }
-            for request in again {
+            for request in reads {
                 assert_eq!(request.await.expect("ends").err(), Some(NotForwarded::Unavailable));
             }
         };
         tokio::time::timeout(PATIENCE, ended).await.expect("in time");
-        for request in &mut once {
+        for request in &mut writes {
             assert!(request.now_or_never().is_none(), "it may have been carried out");
             request.abort();
         }
