@@ -79,12 +79,11 @@ impl RationState {
     /// The bytes that a tenant may write. `None` while there is room for all.
     fn allowed(&self, is_newcomer: bool) -> Option<Allowed> {
         let space = self.space?;
-        let used = space.used.saturating_add(self.since.saturating_mul(GROWTH));
-        let space = StoreSpace { used, ..space };
-        if space.share() < NEARLY_FULL {
+        let with = |since: u64| StoreSpace { used: space.used.saturating_add(since), ..space };
+        if with(self.since).share() < NEARLY_FULL {
             return None;
         }
-        let room = space.quota.saturating_sub(space.used);
+        let room = space.quota.saturating_sub(with(self.since.saturating_mul(GROWTH)).used);
         let reserve = space.quota / RESERVE_PART;
         // The nearer the reserve, the less one tenant may write, so the store fills ever slower and small writers go on.
         let recent = room.saturating_sub(reserve) / TENANT_PART;
