@@ -91,7 +91,7 @@ impl RationState {
         let part = reserve / GROWTH / known.max(TENANT_PART);
         // Nobody draws on the reserve before the room in front of it is nearly gone.
         let draws = !is_newcomer && recent < part;
-        Some(Allowed { recent, reserved: if draws { part.min(room / TENANT_PART) } else { 0 } })
+        Some(Allowed { recent, reserved: if draws { part } else { 0 } })
     }
 }
 

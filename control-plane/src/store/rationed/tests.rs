@@ -147,8 +147,10 @@ fn writes_since_the_last_look_count() {
     let ration = ration(70 * MIB);
     let admitted = flood(&ration, "loud", now);
     assert_eq!(admitted, 10, "the writes fill the store themselves until it is nearly full");
-    fill(&ration, 80 * MIB, &["quiet"]);
-    assert!(admit(&ration, &write("quiet", 10), now).is_ok());
+    assert!(
+        admit(&ration, &write("quiet", 10), now).is_ok(),
+        "out of the reserve, until the store tells its room"
+    );
 }
 
 #[test]
@@ -200,7 +202,10 @@ async fn an_embedded_store_takes_what_makes_it_no_larger() {
     assert_eq!((space.used, space.full), (QUOTA, true));
     ration.set_space(Some(space), || Some(HashSet::from([Tenant::new("loud", "default")])));
     put("a", 9_000).await.expect("as large as before");
-    assert!(matches!(put("c", 1).await, Err(StoreError::Rationed)));
-    assert!(matches!(put("a", 9_001).await, Err(StoreError::Rationed)));
+    assert!(matches!(put("c", 1_000).await, Err(StoreError::Rationed)));
+    assert!(
+        matches!(put("a", 9_001).await, Err(StoreError::Full(_))),
+        "its ration has room, but the store has none"
+    );
     put("a", 8_000).await.expect("smaller");
 }
