@@ -126,11 +126,21 @@ impl Registry {
         consumer: &ServiceKey,
         providers: Vec<ServiceKey>,
     ) -> Result<Vec<ServiceKey>, RegistryError> {
-        let snapshot = self.view.now()?;
-        let (present, absent): (Vec<_>, Vec<_>) =
-            providers.into_iter().partition(|provider| has_provider(&snapshot, tenant, provider));
+        // A provider may have been registered a moment ago, at another replica.
+        let snapshot = match self.confirmed().await? {
+            Some(confirmed) => confirmed,
+            None => self.view.now()?,
+        };
+        let is_absent = |provider: &&ServiceKey| !has_provider(&snapshot, tenant, provider);
+        let absent: Vec<ServiceKey> = providers.iter().filter(is_absent).cloned().collect();
+        if absent.is_empty() {
+            return Ok(providers);
+        }
         self.want_providers(&snapshot, tenant, consumer, &absent).await?;
-        Ok(present)
+        // One that was registered meanwhile has a note and no rule yet.
+        let snapshot = self.view.now()?;
+        let is_present = |provider: &ServiceKey| has_provider(&snapshot, tenant, provider);
+        Ok(providers.into_iter().filter(is_present).collect())
     }
 
     /// Has a consumer wait for the names of providers.
@@ -142,9 +152,7 @@ impl Registry {
         providers: &[ServiceKey],
     ) -> Result<(), RegistryError> {
         let Some(waiting) = snapshot.by_key(consumer) else { return Ok(()) };
-        // A note that exists already stands for a later find of the name.
-        let unnoted = providers.iter().filter(|rule| self.note_of(snapshot, &waiting, rule).is_none());
-        let wanted = unnoted.map(|rule| Wanted {
+        let wanted = providers.iter().map(|rule| Wanted {
             tenant: Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone()),
             name: rule_name(rule),
             versions: rule.version.clone(),
@@ -400,8 +408,13 @@ impl Registry {
                 version: version.clone(),
             };
             // The names are noted before the rules go: between the two the consumer is interested twice, not
-            // at no time.
-            self.want_providers(&snapshot, tenant, &consumer, &dangling).await?;
+            // at no time. A note that exists already stands for a later find of the name.
+            let waiting = snapshot.by_key(&consumer);
+            let is_unnoted = |rule: &&ServiceKey| {
+                waiting.as_ref().is_some_and(|waiting| self.note_of(&snapshot, waiting, rule).is_none())
+            };
+            let unnoted: Vec<ServiceKey> = dangling.iter().filter(is_unnoted).cloned().collect();
+            self.want_providers(&snapshot, tenant, &consumer, &unnoted).await?;
             // Only these: a find may have added another rule meanwhile.
             self.set_rules(&consumer, dangling, Mode::Prune).await?;
         }

@@ -25,8 +25,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{
-    GroupFigures, LeaseId, LeaseTime, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn, TxnReply,
-    WatchStream, written,
+    GroupFigures, LeaseId, LeaseTime, Op, RangeReply, RangeRequest, Store, StoreError, StoreSpace, Txn,
+    TxnReply, WatchStream, written,
 };
 use crate::keys::Key;
 
@@ -42,6 +42,9 @@ const GROWTH: u64 = 4;
 const TENANT_PART: u64 = 8;
 /// Bytes that are little: a tenant that wrote less can be forgotten.
 const LITTLE: f64 = 16384.0;
+/// Bytes that a transaction may write beside what it deletes, and still counts as one that makes room: an instance that
+/// is unregistered leaves a small record of its service's size.
+const BESIDE_DELETES: u64 = 1024;
 /// The time after which what a tenant has written counts half.
 const HALF_LIFE: Duration = Duration::from_secs(300);
 /// The number of tenants from which on those that have written little are forgotten.
@@ -203,7 +206,7 @@ impl Ration {
         let Some(tenant) = writer_of(txn).filter(|_| bytes > 0) else { return Ok(()) };
         let mut state = self.state.lock();
         let is_newcomer = state.known.as_ref().is_some_and(|known| !known.contains(&tenant));
-        let allowed = state.allowed(is_newcomer);
+        let allowed = state.allowed(is_newcomer).filter(|_| bytes > BESIDE_DELETES || !deletes(txn));
         let recent = if is_newcomer {
             state.newcomers.get_or_insert_with(|| RecentBytes::none(now))
         } else {
@@ -245,6 +248,10 @@ fn writer_of(txn: &Txn) -> Option<Tenant> {
         Key::Lease(..) => None,
         key => key.tenant().cloned(),
     })
+}
+
+fn deletes(txn: &Txn) -> bool {
+    txn.then.iter().any(|op| matches!(op, Op::Delete(_) | Op::DeletePrefix(_)))
 }
 
 /// Passes every call to another store, except for writes that exceed a tenant's ration.

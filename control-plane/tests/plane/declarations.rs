@@ -121,3 +121,16 @@ async fn a_rule_that_a_find_adds_while_others_are_dropped_stays() {
     dropped.empty();
     assert_eq!(probe.providers_in("default", &consumer), [provider]);
 }
+
+#[tokio::test]
+async fn a_declaration_of_other_versions_replaces_what_a_find_has_noted() {
+    let probe = Probe::start().await;
+    let consumer = probe.service(json!({"serviceName": "c", "version": "1.0.0"})).await;
+    let find = "/instances?appId=default&serviceName=p&version=1.0.0";
+    probe.get_as(&consumer, find).await.refused("400012");
+    let mut newer = declaration("c", ["p".to_owned()]);
+    newer["dependencies"][0]["providers"][0]["version"] = json!("2.0.0+");
+    probe.put("/dependencies", &newer).await.empty();
+    let provider = probe.service(json!({"serviceName": "p", "version": "2.1.0"})).await;
+    assert_eq!(probe.providers_in("default", &consumer), [provider]);
+}

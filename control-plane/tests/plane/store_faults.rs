@@ -296,6 +296,30 @@ async fn a_change_that_changes_nothing_is_not_written() {
 }
 
 #[tokio::test]
+async fn a_declaration_right_after_its_provider_counts_however_late_the_view_is() {
+    let (probe, fault) = faulty().await;
+    let consumer = probe.service(json!({"serviceName": "c", "version": "1.0.0"})).await;
+    let key =
+        |name: &str, version: &str| json!({"appId": "default", "serviceName": name, "version": version});
+    let providers = [key("p", "0+")];
+    let body = json!({"dependencies": [{"consumer": key("c", "1.0.0"), "providers": providers}]});
+    // The name is noted, so nothing has to be written for it any more.
+    probe.put("/dependencies", &body).await.empty();
+    *fault.lock() = Some(Fault::Watches);
+    // Answered without the view, after as long as a write waits for it.
+    let provider = probe.service(json!({"serviceName": "p", "version": "1.0.0"})).await;
+    let mut declared = Box::pin(async { probe.put("/dependencies", &body).await.empty() });
+    // An answer that waits for nothing would come now, and would be wrong.
+    let early = tokio::time::timeout(Duration::from_millis(200), declared.as_mut()).await;
+    *fault.lock() = None;
+    if early.is_err() {
+        declared.await;
+    }
+    let found = probe.get(&format!("/microservices/{consumer}/providers")).await.ok();
+    assert_eq!(found["providers"][0]["serviceId"], json!(provider), "{found}");
+}
+
+#[tokio::test]
 async fn a_change_back_is_written_however_late_the_view_is() {
     let (probe, fault) = faulty().await;
     let id = probe.service(json!({"serviceName": "order"})).await;

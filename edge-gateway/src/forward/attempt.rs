@@ -161,17 +161,17 @@ impl ReplicaSet {
         }
     }
 
-    /// The outcome of an attempt that began at `began`, after one at another replica. If that one `has_answered`, with
+    /// The outcome of an attempt that began at `began`, after one at another replica. If that one `has_told_a_read`, with
     /// a fault, the client is not to wait long for an answer that may be better: hardly at all for one of a replica
-    /// that answers nothing.
+    /// that answers nothing. A write is waited for, see [`Self::hopeless`].
     pub(super) async fn beside(
         &self,
-        has_answered: bool,
+        has_told_a_read: bool,
         replica: usize,
         began: Instant,
         attempt: impl Future<Output = Attempt>,
     ) -> Attempt {
-        if !has_answered {
+        if !has_told_a_read {
             return attempt.await;
         }
         let too_long = async {

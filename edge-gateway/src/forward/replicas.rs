@@ -255,7 +255,8 @@ impl ReplicaSet {
             let late = (first, first_began, first_attempt);
             return self.race(class, late, (second, attempt(second))).await;
         };
-        match self.beside(first_outcome.is_ok(), second, Instant::now(), attempt(second)).await {
+        let has_told = class == RequestClass::Read && first_outcome.is_ok();
+        match self.beside(has_told, second, Instant::now(), attempt(second)).await {
             Ok(answer) if !is_fault(&answer) => {
                 self.note_fault(first, class);
                 Ok(answer)
@@ -273,6 +274,7 @@ impl ReplicaSet {
         (second, fresh): (usize, impl Future<Output = Attempt>),
     ) -> Result<Response<Body>, NotForwarded> {
         let began_again = Instant::now();
+        let has_told = |outcome: &Attempt| class == RequestClass::Read && outcome.is_ok();
         match futures_util::future::select(late, pin!(fresh)).await {
             // The fresh attempt is given up: the late one was merely slow.
             Either::Left((Ok(answer), _)) if !is_fault(&answer) => Ok(answer),
@@ -283,7 +285,7 @@ impl ReplicaSet {
                 Ok(answer)
             }
             Either::Left((outcome, fresh)) => {
-                match self.beside(outcome.is_ok(), second, began_again, fresh).await {
+                match self.beside(has_told(&outcome), second, began_again, fresh).await {
                     Ok(answer) if !is_fault(&answer) => {
                         self.note_fault(first, class);
                         Ok(answer)
@@ -291,7 +293,8 @@ impl ReplicaSet {
                     other => outcome.or(other).map_err(NotForwarded::from),
                 }
             }
-            Either::Right((outcome, late)) => match self.beside(outcome.is_ok(), first, began, late).await {
+            Either::Right((outcome, late)) => match self.beside(has_told(&outcome), first, began, late).await
+            {
                 Ok(answer) if !is_fault(&answer) => Ok(answer),
                 other => other.or(outcome).map_err(NotForwarded::from),
             },

@@ -213,7 +213,6 @@ async fn a_fault_is_told_although_another_plane_hangs() {
     let all = async {
         for _ in 0..25 {
             assert_eq!(send(&replicas, Method::GET, INSTANCES).await, 503);
-            assert_eq!(send(&replicas, Method::PUT, HEARTBEAT).await, 503);
         }
     };
     tokio::time::timeout(PATIENCE, all).await.expect("in time");

@@ -12,8 +12,7 @@ use shared::model::Revision;
 
 use super::log::{KeyChange, LoggedCommit};
 use crate::store::{
-    Compare, KeyValue, LeaseId, Op, RangeReply, RangeRequest, StoreError, Txn, TxnReply, bytes_of,
-    prefix_end, written,
+    Compare, KeyValue, LeaseId, Op, RangeReply, RangeRequest, StoreError, Txn, TxnReply, bytes_of, prefix_end,
 };
 
 /// The most bytes of keys and values in one transaction: etcd's limit.
@@ -195,12 +194,22 @@ impl StoreState {
         KeyChange { key: name, after: Some(after), before }
     }
 
-    /// The bytes by which the keys and values that a transaction writes exceed those which they replace.
+    /// The bytes by which the keys and values that a transaction writes exceed those which it replaces and deletes.
     pub(super) fn growth(&self, txn: &Txn) -> u64 {
         let (mut more, mut less) = (0, 0);
-        for (key, value) in written(txn) {
-            more += bytes_of(key, value);
-            less += self.keys.get(key).map_or(0, |before| size(before));
+        let held = |key: &str| self.keys.get(key).map_or(0, |before| size(before));
+        for op in &txn.then {
+            match op {
+                Op::Put { key, value, .. } | Op::PutLast { key, value, .. } => {
+                    more += bytes_of(key, value);
+                    less += held(key);
+                }
+                Op::Delete(key) => less += held(key),
+                Op::DeletePrefix(prefix) => {
+                    less += self.between(prefix, &prefix_end(prefix)).map(|(_, kv)| size(kv)).sum::<u64>();
+                }
+                Op::Get(_) => {}
+            }
         }
         more.saturating_sub(less)
     }

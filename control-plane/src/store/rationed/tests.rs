@@ -4,8 +4,8 @@ use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 use super::*;
+use crate::store::bytes_of;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
-use crate::store::{Op, bytes_of};
 use host::lifecycle::Tasks;
 
 const MIB: u64 = 1 << 20;
@@ -52,6 +52,13 @@ fn a_tenant_that_fills_the_store_is_slowed_before_others() {
     assert_eq!(flood(&ration, "other", now), 1, "an eighth of the room that is left");
     let delete = Txn { then: vec![Op::Delete("/cse-sr/inst/files/loud/d/s/i".into())], ..Txn::default() };
     assert!(admit(&ration, &delete, now).is_ok(), "deletes make room");
+    let beside =
+        |bytes| Txn { then: [write("loud", bytes).then, delete.then.clone()].concat(), ..Txn::default() };
+    assert!(
+        admit(&ration, &beside(200), now).is_ok(),
+        "an instance that is unregistered leaves a small record"
+    );
+    assert!(admit(&ration, &beside(2_000), now).is_err(), "a delete is no way around the ration");
     assert!(
         admit(&ration, &Txn { then: vec![Op::put("/muster/publisher", "x")], ..Txn::default() }, now).is_ok()
     );
@@ -207,5 +214,11 @@ async fn an_embedded_store_takes_what_makes_it_no_larger() {
         matches!(put("a", 9_001).await, Err(StoreError::Full(_))),
         "its ration has room, but the store has none"
     );
-    put("a", 8_000).await.expect("smaller");
+    let replaced = |name: &str, bytes, by: &str| {
+        let [old, new] = [name, by].map(|name| format!("/cse-sr/inst/files/loud/default/service/{name}"));
+        let then = vec![Op::put(new, vec![0; bytes]), Op::Delete(old)];
+        store.txn(Txn { then, ..Txn::default() })
+    };
+    replaced("a", 9_000, "c").await.expect("what is deleted counts against what is written");
+    put("c", 8_000).await.expect("smaller");
 }
