@@ -435,7 +435,7 @@ pub trait Store: Send + Sync + 'static {
     /// The bytes by which a transaction that succeeds adds to that room: here those of all keys and values that it
     /// writes, since a store with history keeps the former ones beside them.
     fn growth(&self, txn: &Txn) -> u64 {
-        written(txn).map(|(key, value)| bytes_of(key, value)).sum()
+        bytes_written(txn)
     }
 
     /// The figures of group commit; zero for a store without it.
@@ -450,6 +450,11 @@ pub trait Store: Send + Sync + 'static {
 /// The bytes of a key and its value.
 pub(crate) fn bytes_of(key: &str, value: &[u8]) -> u64 {
     (key.len() + value.len()) as u64
+}
+
+/// The bytes of all keys and values that a transaction writes.
+pub(crate) fn bytes_written(txn: &Txn) -> u64 {
+    written(txn).map(|(key, value)| bytes_of(key, value)).sum()
 }
 
 /// The keys and values that a transaction writes.

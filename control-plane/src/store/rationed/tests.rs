@@ -4,7 +4,7 @@ use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 use super::*;
-use crate::store::bytes_of;
+use crate::store::bytes_written;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use host::lifecycle::Tasks;
 
@@ -29,11 +29,7 @@ fn write(domain: &str, bytes: usize) -> Txn {
 
 /// As over etcd, where all bytes that are written count.
 fn admit(ration: &Ration, txn: &Txn, now: Instant) -> Result<(), StoreError> {
-    ration.admit(txn, bytes(txn), now)
-}
-
-fn bytes(txn: &Txn) -> u64 {
-    written(txn).map(|(key, value)| bytes_of(key, value)).sum()
+    ration.admit(txn, bytes_written(txn), now)
 }
 
 /// Writes 1 MiB at a time, and returns how many were admitted.
@@ -87,7 +83,7 @@ fn fill_with_prepared(ration: &[Ration], used: u64, now: Instant) -> u64 {
         for (tenant, ration) in prepared.iter().flat_map(|tenant| ration.iter().map(move |at| (tenant, at))) {
             let txn = write(tenant, size);
             while admit(ration, &txn, now).is_ok() {
-                all += bytes(&txn);
+                all += bytes_written(&txn);
             }
         }
     }
@@ -110,7 +106,7 @@ fn prepared_tenants_do_not_fill_the_store_however_long_they_try() {
     let ration = [Ration::new(&meter), Ration::new(&meter)];
     let mut now = Instant::now();
     let mut used = 80 * MIB;
-    // An hour of two control planes, in which the store tells its room after each flood and what was written counts less and less.
+    // An hour of two control planes. The store tells its room after each flood, and what was written counts less and less.
     for _ in 0..60 {
         used += fill_with_prepared(&ration, used, now) * GROWTH / 2;
         assert!(used < 100 * MIB, "{used} bytes");
