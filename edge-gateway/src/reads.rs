@@ -300,8 +300,11 @@ impl Found {
 
     /// Everything that the reply, which was found at `view` for a consumer, contains.
     pub(crate) fn contained(&self, view: &ReadView, consumer: &ServiceRef) -> Revision {
-        let interest = view.consumers.get(consumer);
-        let contained = interest.and_then(|interest| view.contained(interest, &self.services));
+        let contained = view.consumers.get(consumer).and_then(|interest| {
+            // A change of the interest up to the bookmark may have brought a service that is not among these.
+            let is_resolved = self.resolved_at >= view.changed_at(interest).min(view.bookmark);
+            view.contained(interest, &self.services).filter(|_| is_resolved)
+        });
         contained.unwrap_or(Revision::ZERO)
     }
 
@@ -423,8 +426,9 @@ impl Reads {
             About::Find { key } => {
                 let lease = self.lease(view, consumer).ok_or(Unknown::NotFollowed)?;
                 let resolution = lease.resolution(key).ok_or(Unknown::NotFollowed)?;
-                let topics = view.read.find(consumer, &resolution, proof)?;
-                Found::of(topics, resolution.services.clone(), resolution.rev)
+                let found = view.read.find(consumer, &resolution, proof)?;
+                let services = found.iter().map(|(service, _)| (*service).clone()).collect();
+                Found::of(found.into_iter().map(|(_, topic)| topic).collect(), services, resolution.rev)
             }
             About::List { service } => {
                 self.lease(view, consumer).ok_or(Unknown::NotFollowed)?;

@@ -144,26 +144,37 @@ pub enum Proof {
 }
 
 impl ReadView {
-    /// The services of a find that a control plane has resolved for a consumer.
+    /// The services of a find that a control plane has resolved for a consumer, and their states. Without proof those
+    /// that the consumer has lost sight of since are left out; others may be missing.
     ///
     /// # Errors
     /// The reason why the find cannot be answered from this view.
-    pub fn find(
-        &self,
+    pub fn find<'a>(
+        &'a self,
         consumer: &ServiceRef,
-        resolution: &Resolution,
+        resolution: &'a Resolution,
         proof: Proof,
-    ) -> Result<Vec<&Arc<ReadTopic>>, Unknown> {
-        let consumer = self.consumers.get(consumer).ok_or(Unknown::NotFollowed)?;
-        if resolution.rev < consumer.changed_at.max(self.floor) {
+    ) -> Result<Vec<(&'a ServiceRef, &'a Arc<ReadTopic>)>, Unknown> {
+        let interest = self.consumers.get(consumer).ok_or(Unknown::NotFollowed)?;
+        let is_outdated = resolution.rev < self.changed_at(interest);
+        let with_state = |service: &'a ServiceRef| Ok((service, self.topic(service, proof)?));
+        if is_outdated && proof == Proof::Last {
+            // The first find of a provider changes the interest itself, after its answer was made.
+            let is_seen = |service: &&ServiceRef| interest.providers.contains(*service);
+            let seen: Result<Vec<_>, _> =
+                resolution.services.iter().filter(is_seen).map(with_state).collect();
+            // An answer without any service would say that there is none, which nobody knows.
+            return seen.and_then(|seen| if seen.is_empty() { Err(Unknown::Outdated) } else { Ok(seen) });
+        }
+        if is_outdated {
             return Err(Unknown::Outdated);
         }
         // Nothing older may follow what the control plane has shown.
         let is_reached = resolution.rev <= self.bookmark;
-        if proof == Proof::Bookmark && !(consumer.sound && is_reached) {
+        if proof == Proof::Bookmark && !(interest.sound && is_reached) {
             return Err(Unknown::Unsound);
         }
-        resolution.services.iter().map(|service| self.topic(service, proof)).collect()
+        resolution.services.iter().map(with_state).collect()
     }
 
     /// A service that a consumer may see, because it is among its providers.
@@ -216,6 +227,11 @@ impl ReadView {
     ) -> Option<Revision> {
         let is_settled = |service| self.topics.get(service).is_some_and(|topic| topic.settled);
         (interest.settled && services.into_iter().all(is_settled)).then_some(self.bookmark)
+    }
+
+    /// The revision of the last change that the answers of the consumer's finds may have had, as far as is known.
+    pub fn changed_at(&self, interest: &ReadInterest) -> Revision {
+        interest.changed_at.max(self.floor)
     }
 
     fn topic(&self, service: &ServiceRef, proof: Proof) -> Result<&Arc<ReadTopic>, Unknown> {
@@ -274,5 +290,60 @@ impl Changes {
         };
         let is_resolved = self.consumers.get(consumer).is_none_or(|changed| *changed <= resolved_at);
         view.bookmark >= self.since && is_resolved && services.iter().all(is_applied)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(id: &str) -> ServiceRef {
+        ServiceRef::new(Tenant::default(), id)
+    }
+
+    /// A consumer whose interest is these providers since revision 5, at bookmark 9. All of `p`, `q` and `r` are followed.
+    fn view(providers: &[&str]) -> ReadView {
+        let mut view = ReadView { bookmark: Revision::new(9), ..ReadView::default() };
+        let providers = Arc::new(providers.iter().map(|id| service(id)).collect());
+        let interest = ReadInterest { changed_at: Revision::new(5), sound: true, settled: true, providers };
+        view.consumers.insert_mut(service("c"), Arc::new(interest));
+        for id in ["p", "q", "r"] {
+            let mut topic = ReadTopic::remembered(None, Position::default(), Instances::new_sync());
+            topic.sound = true;
+            view.topics.insert_mut(service(id), Arc::new(topic));
+        }
+        view
+    }
+
+    /// The services with which a find is answered that a control plane has resolved to `p` and `q`.
+    fn found(view: &ReadView, resolved_at: u64, proof: Proof) -> Result<Vec<String>, Unknown> {
+        let services = ["p", "q"].map(service).into();
+        let resolution = Resolution { rev: Revision::new(resolved_at), services };
+        let found = view.find(&service("c"), &resolution, proof)?;
+        Ok(found.into_iter().map(|(service, _)| service.id.clone()).collect())
+    }
+
+    #[test]
+    fn an_outdated_find_is_answered_without_proof_and_without_what_left_the_interest() {
+        let both = Ok(vec!["p".to_owned(), "q".to_owned()]);
+        for proof in [Proof::Bookmark, Proof::Last] {
+            assert_eq!(found(&view(&["p", "q", "r"]), 5, proof), both);
+        }
+        let grown = view(&["p", "q", "r"]);
+        assert_eq!(found(&grown, 4, Proof::Bookmark), Err(Unknown::Outdated));
+        assert_eq!(found(&grown, 4, Proof::Last), both);
+        assert_eq!(found(&view(&["q"]), 4, Proof::Last), Ok(vec!["q".to_owned()]));
+        assert_eq!(
+            found(&view(&["r"]), 4, Proof::Last),
+            Err(Unknown::Outdated),
+            "no claim that there is none"
+        );
+    }
+
+    #[test]
+    fn finds_behind_a_publisher_that_does_not_tell_their_changes_are_outdated() {
+        let view = ReadView { floor: Revision::new(8), ..view(&["p", "q"]) };
+        assert_eq!(found(&view, 7, Proof::Bookmark), Err(Unknown::Outdated));
+        assert_eq!(found(&view, 7, Proof::Last).map(|found| found.len()), Ok(2));
     }
 }

@@ -134,3 +134,19 @@ async fn a_declaration_of_other_versions_replaces_what_a_find_has_noted() {
     let provider = probe.service(json!({"serviceName": "p", "version": "2.1.0"})).await;
     assert_eq!(probe.providers_in("default", &consumer), [provider]);
 }
+
+#[tokio::test]
+async fn a_deleted_service_takes_only_the_rules_about_its_own_name_along() {
+    let probe = Probe::start().await;
+    let service = |name| probe.service(json!({"serviceName": name, "version": "1.0.0"}));
+    let (_, _, provider) = tokio::join!(service("c"), service("other"), service("p"));
+    probe.post("/dependencies", &declaration("c", ["p".to_owned()])).await.empty();
+    // Rules without a provider. Any number of consumers may have some, and a delete does not wait for these.
+    probe.post("/dependencies", &declaration("other", ["gone".to_owned()])).await.empty();
+    let path = format!("/microservices/{provider}?force=1");
+    assert_eq!(probe.delete(&path).await.status, 200);
+    let rules = probe.store().range(RangeRequest::prefix(CONSUMERS)).await.expect("read").items;
+    let consumers: Vec<&str> =
+        rules.iter().map(|rule| rule.key.rsplit('/').nth(1).expect("a name")).collect();
+    assert_eq!(consumers, ["other"]);
+}

@@ -129,5 +129,10 @@ mod tests {
         assert_eq!(given(&view(10, 1, true, &[("p", false)])), 0);
         assert_eq!(given(&view(10, 1, false, &[("p", true)])), 0);
         assert_eq!(given(&view(10, 1, true, &[])), 0, "it is not followed any more");
+        let mut changed = view(10, 1, true, &[("p", true)]);
+        let interest = changed.read.consumers.get(&service("c")).expect("a consumer");
+        let interest = ReadInterest { changed_at: Revision::new(3), ..(**interest).clone() };
+        changed.read.consumers.insert_mut(service("c"), Arc::new(interest));
+        assert_eq!(given(&changed), 0, "another service may answer the find since");
     }
 }

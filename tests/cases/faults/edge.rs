@@ -89,14 +89,17 @@ async fn find(gateway: &Node, consumer: &str) -> Option<Answer> {
     timeout(PATIENCE, Client::new(gateway.api).try_find(consumer, "provider-0")).await.ok()?
 }
 
-/// Waits until the gateway has answered a find of the consumer by itself.
+/// Waits until the gateway has told the consumer by itself that its last find holds. The load finds as well, but no other
+/// client here sends the revision that it has.
 async fn follows(gateway: &Node, consumer: &str) {
-    let name = "muster_edge_finds_total";
-    let before = gateway.metric(name, r#"answered="here""#).await;
+    let client = Client::new(gateway.api);
+    let unchanged = || gateway.metric("muster_edge_finds_total", r#"answered="unchanged""#);
     eventually("the gateway answers by itself", || async {
         let answer = find(gateway, consumer).await?;
-        (answer.status == 200).then_some(())?;
-        (gateway.metric(name, r#"answered="here""#).await > before).then_some(())
+        let rev = answer.headers.get("x-resource-revision")?.to_str().ok()?;
+        let before = unchanged().await;
+        let again = client.find(consumer, "provider-0", rev).await;
+        (again.status == 304 && unchanged().await > before).then_some(())
     })
     .await;
 }

@@ -66,7 +66,7 @@ fn a_remembered_state_is_known_and_proves_nothing() {
             view.read.find(&service("c"), &resolution, proof).map_err(|unknown| format!("{unknown:?}"))?;
         Ok(found
             .into_iter()
-            .map(|topic| (topic.digest, topic.body().map(|body| body.plain().clone())))
+            .map(|(_, topic)| (topic.digest, topic.body().map(|body| body.plain().clone())))
             .collect::<Vec<_>>())
     };
     assert_eq!(find(&again, Proof::Last), find(&view, Proof::Last));

@@ -47,6 +47,27 @@ async fn without_control_planes_the_last_that_is_known_is_marked() {
 }
 
 #[tokio::test]
+async fn a_find_whose_services_may_be_others_by_now_is_answered_with_the_last_that_are_known() {
+    let stage = Stage::start().await;
+    stage.follow().await;
+    let known = stage.find("").await;
+    stage.answers(|answer| answer.status = None);
+    stage.world.control_plane.find_changes("c").await;
+    let waiting = async {
+        loop {
+            let reply = stage.find("").await;
+            assert_eq!((reply.status, &reply.body), (200, &known.body), "{reply:?}");
+            if reply.stale {
+                return;
+            }
+            // The change is on its way.
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("is marked");
+}
+
+#[tokio::test]
 async fn a_find_under_way_is_given_up_when_no_control_plane_answers_any_more() {
     let stage = Stage::asking_for(Duration::from_millis(100)).await;
     let (rev, batch) = stage.known_find().await;
