@@ -30,9 +30,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The time for which a replica that answers nothing is asked where another one has answered with a fault: one that
 /// has come back answers in milliseconds.
 const LAST_LOOK: Duration = Duration::from_millis(100);
-/// The time after which the fault of another replica is the answer. A control plane waits three seconds for its view
-/// and five for its store, so one that is merely slow has answered by then, or has the same to say.
-const SLOWEST: Duration = Duration::from_secs(5);
+/// The time in which a replica answers that is merely slow. A control plane waits three seconds for its view
+/// and five for its store. After it the fault of another replica is the answer, and a probe that is late shows nothing.
+pub(super) const SLOWEST: Duration = Duration::from_secs(5);
 
 /// The end of an attempt that brought no answer.
 pub(super) enum AttemptError {

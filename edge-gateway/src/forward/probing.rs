@@ -2,85 +2,122 @@
 //!
 //! In: the outcomes of probes and of connections. Out: the health of each replica, and the claim that one can
 //! be reached.
+//!
+//! A probe that is late shows a replica that answers nothing, unless it has answered a request meanwhile. The answer is
+//! waited for some seconds longer: where all are slow, reads would otherwise be given up before they are answered, for as
+//! long as probes are late.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use host::tls;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::BusBehind;
+use super::attempt::SLOWEST;
 use super::health::ProbeAnswer;
 use super::replicas::ReplicaSet;
 
 /// The time that a probe may take, however long the pause between two of them is.
 const LONGEST_PROBE: Duration = Duration::from_secs(10);
+/// The late probes of a replica whose answers are waited for.
+const MOST_LATE: usize = 4;
 /// The path of probes. A server that does not know it is healthy too: it answers.
 const PROBE_PATH: &str = "/v4/default/registry/health/readiness";
-
-/// The reason for which a probe has no answer.
-#[derive(Debug, thiserror::Error)]
-enum NoProbeAnswer {
-    /// In this time there was none.
-    #[error("no answer to a probe within {0:?}")]
-    Late(Duration),
-    /// In words for people.
-    #[error("{0}")]
-    Failed(String),
-}
 
 impl ReplicaSet {
     /// Probes a replica at the configured pace, and when a request to it failed, until `drain`.
     pub(super) async fn probe_until(self: Arc<Self>, replica: usize, drain: CancellationToken) {
+        // A replica that hangs must not be found later because probes are rare.
+        let time = self.config.probe_interval.min(LONGEST_PROBE);
         let mut pace = tokio::time::interval(self.config.probe_interval);
+        let mut late = FuturesUnordered::new();
         loop {
             tokio::select! {
                 () = drain.cancelled() => return,
                 _ = pace.tick() => {}
                 () = self.suspected[replica].notified() => {}
+                Some(answer) = late.next() => {
+                    self.came_late(replica, answer);
+                    continue;
+                }
             }
             self.health.listen(replica);
-            let outcome = self.probe(replica).await;
-            self.probed(replica, outcome);
-        }
-    }
-
-    /// Notes the outcome of a probe. One that is late while requests are answered shows a replica that is busy, and
-    /// none that hangs: those who wait for it would give up what it is working on.
-    fn probed(&self, replica: usize, outcome: Result<ProbeAnswer, NoProbeAnswer>) {
-        match outcome {
-            Err(NoProbeAnswer::Late(_)) if self.health.is_heard(replica) => {
-                debug!(control_plane = %self.addresses[replica].1, "a control plane answers requests and no probe");
+            let began = Instant::now();
+            let mut probe = Box::pin(self.probe(replica));
+            let mut in_time = Box::pin(timeout(time, &mut probe));
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut in_time => break outcome,
+                    Some(answer) = late.next() => self.came_late(replica, answer),
+                }
+            };
+            drop(in_time);
+            match outcome {
+                Ok(outcome) => self.note(replica, outcome),
+                Err(_) => {
+                    self.was_late(replica, time);
+                    if late.len() < MOST_LATE {
+                        late.push(timeout(SLOWEST.saturating_sub(began.elapsed()), probe));
+                    }
+                }
             }
-            outcome => self.note(replica, outcome.map_err(|reason| reason.to_string())),
         }
     }
 
-    async fn probe(&self, replica: usize) -> Result<ProbeAnswer, NoProbeAnswer> {
+    /// Notes that a probe was not answered in this time. While requests are answered, that shows a replica that is busy,
+    /// and none that hangs: those who wait for it would give up what it is working on.
+    fn was_late(&self, replica: usize, time: Duration) {
+        if self.health.is_heard(replica) {
+            debug!(control_plane = %self.addresses[replica].1, "a control plane answers requests and no probe");
+        } else {
+            self.note(replica, Err(format!("no answer to a probe within {time:?}")));
+        }
+    }
+
+    /// Notes that a late probe has ended. If it was answered, the replica is merely slow, and those are asked first that
+    /// are not.
+    fn came_late(&self, replica: usize, answer: Result<Result<ProbeAnswer, String>, Elapsed>) {
+        let Ok(Ok(ProbeAnswer { is_ready, bus })) = answer else { return };
+        self.health.set_bus(replica, bus);
+        self.note_answer(replica);
+        if self.health.set_ready(replica, false) {
+            info!(control_plane = %self.addresses[replica].1, "a control plane answers probes late; others are asked first");
+        }
+        self.report(is_ready);
+    }
+
+    /// The answer to a probe, however late it is.
+    ///
+    /// # Errors
+    /// The reason why there is none, in words for people.
+    async fn probe(&self, replica: usize) -> Result<ProbeAnswer, String> {
         let uri = self.uri(replica, PathAndQuery::from_static(PROBE_PATH));
-        let uri = uri.ok_or_else(|| NoProbeAnswer::Failed("its address makes no URL".to_owned()))?;
-        // A replica that hangs must not be found later because probes are rare.
-        let time = self.config.probe_interval.min(LONGEST_PROBE);
+        let uri = uri.ok_or("its address makes no URL")?;
         // A kept connection may be closing just now. The second try opens a new one, or finds that it cannot.
         let mut failure = String::new();
         for _ in 0..2 {
             let mut request = Request::new(Body::empty());
             *request.uri_mut() = uri.clone();
-            match tokio::time::timeout(time, self.client.request(request)).await {
-                Ok(Ok(answer)) => {
+            match self.client.request(request).await {
+                Ok(answer) => {
                     let is_ready = answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND;
                     return Ok(ProbeAnswer { is_ready, bus: bus_of(&answer) });
                 }
-                Ok(Err(error)) if !error.is_connect() => failure = reason(&error),
-                Ok(Err(error)) => return Err(NoProbeAnswer::Failed(reason(&error))),
-                Err(_) => return Err(NoProbeAnswer::Late(time)),
+                Err(error) if error.is_connect() => return Err(reason(&error)),
+                Err(error) => failure = reason(&error),
             }
         }
-        Err(NoProbeAnswer::Failed(failure))
+        Err(failure)
     }
 
     pub(super) fn note_answer(&self, replica: usize) {
@@ -163,17 +200,22 @@ mod tests {
         let meter = SdkMeterProvider::builder().build().meter("test");
         let replicas = Replicas::new(config, &meter, &Tasks::new()).expect("a good address");
         let set = &replicas.0;
-        let late = || Err(NoProbeAnswer::Late(Duration::from_secs(2)));
-        set.probed(0, Ok(ProbeAnswer { is_ready: true, bus: BusBehind::Unknown }));
+        let time = Duration::from_secs(2);
+        let answer = ProbeAnswer { is_ready: true, bus: BusBehind::Unknown };
+        set.note(0, Ok(answer));
         set.health.listen(0);
         set.note_answer(0);
-        set.probed(0, late());
+        set.was_late(0, time);
         assert!(*replicas.reachable().borrow() && !set.health.is_silent(0));
         set.health.listen(0);
-        set.probed(0, late());
+        set.was_late(0, time);
         assert!(!*replicas.reachable().borrow() && set.health.is_silent(0), "nothing was heard");
-        set.note_answer(0);
-        set.probed(0, Err(NoProbeAnswer::Failed("refused".into())));
+        set.came_late(0, Ok(Err("broken off".into())));
+        assert!(set.health.is_silent(0));
+        set.came_late(0, Ok(Ok(answer)));
+        assert!(*replicas.reachable().borrow() && !set.health.is_silent(0), "it is merely slow");
+        assert_eq!(set.health.ready(), 0, "others are asked first");
+        set.note(0, Err("refused".into()));
         assert!(set.health.is_silent(0), "no connection can be opened any more");
     }
 }

@@ -254,3 +254,27 @@ async fn a_plane_that_is_merely_slow_is_waited_for_beside_one_without_its_store(
     }
     tasks.drain().cancel();
 }
+
+#[tokio::test]
+async fn reads_of_a_plane_that_answers_probes_late_are_waited_for() {
+    let tasks = Tasks::new();
+    let probes = Arc::new(AtomicUsize::new(0));
+    let slow = Router::new().fallback(async move |request: Request| {
+        // Only the first probe is answered in time, and reads take longer than a plane is waited for that hangs.
+        let is_probe = request.uri().path() == READINESS;
+        let late = match is_probe {
+            true if probes.fetch_add(1, Ordering::SeqCst) == 0 => 0,
+            true => 500,
+            false => 1500,
+        };
+        tokio::time::sleep(Duration::from_millis(late)).await;
+        "slow".into_response()
+    });
+    let control_planes = vec![served(slow, &tasks).await];
+    let probe_interval = Duration::from_millis(200);
+    let config = ForwardConfig { control_planes, probe_interval, ..ForwardConfig::default() };
+    let replicas = replicas_with(config, &Metrics::new([]).expect("sets up"), &tasks);
+    replicas.reachable().wait_for(|reachable| *reachable).await.expect("probed");
+    eventually(async || send(&replicas, Method::GET, INSTANCES).await == 200).await;
+    tasks.drain().cancel();
+}
