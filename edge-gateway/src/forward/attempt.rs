@@ -193,3 +193,28 @@ impl ReplicaSet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use host::lifecycle::Tasks;
+    use opentelemetry::metrics::MeterProvider as _;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+    use super::super::{ForwardConfig, Replicas};
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_waited_for_where_a_read_is_not() {
+        let config = ForwardConfig { control_planes: vec!["127.0.0.1:9".into()], ..ForwardConfig::default() };
+        let meter = SdkMeterProvider::builder().build().meter("test");
+        let replicas = Replicas::new(config, &meter, &Tasks::new()).expect("a good address");
+        let slow = async || {
+            sleep(2 * SLOWEST).await;
+            Ok(Response::new(Body::empty()))
+        };
+        for has_told_a_read in [false, true] {
+            let outcome = replicas.0.beside(has_told_a_read, 0, Instant::now(), slow()).await;
+            assert_eq!(outcome.is_err(), has_told_a_read, "another replica has answered with a fault");
+        }
+    }
+}
