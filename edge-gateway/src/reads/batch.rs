@@ -12,7 +12,7 @@ use super::question::{About, Asked, AskedLabels, Reader, registry_path};
 /// is.
 const MOST_BYTES: u64 = 128 << 10;
 /// Elements of a batch that is answered here: as many as finds of one consumer are known.
-const MOST_ELEMENTS: usize = super::MOST_RESOLUTIONS;
+const MOST_ELEMENTS: usize = super::lease::MOST_RESOLUTIONS;
 /// A batch finds by the name alone, and not by an alias as a single find does.
 const BY_NAME: &str = "\0by-name";
 
