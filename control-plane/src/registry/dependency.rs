@@ -11,24 +11,24 @@ use serde::Deserialize;
 use shared::model::{Service, ServiceKey, ServiceRef, Tenant, null_default};
 
 use super::{Caller, Registry, RegistryError, validate};
-use crate::keys::{self, Key, Name};
-use crate::store::{Compare, Op, Txn};
+use crate::keys::Name;
 use crate::trail;
 use crate::version::{Version, VersionRule};
 use crate::view::{RuleSet, Snapshot, interest};
 
 mod changes;
+mod dangling;
+mod notes;
 mod sides;
 mod way;
 
 use changes::RuleChange;
 pub(super) use changes::RuleChanges;
+pub(crate) use notes::Wanted;
 use sides::{has_provider, rule_name, rules_of};
 
 /// Pause while a Service-Center node holds the lock of the rules.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
-/// Names that one transaction notes. etcd takes 128 operations.
-const NOTES_PER_TXN: usize = 100;
 /// Declarations that one request may have.
 const DECLARATIONS_PER_REQUEST: usize = 100;
 /// Providers that one declaration may name. They are written fifty at a time. A consumer of more providers
@@ -54,17 +54,6 @@ pub(crate) struct Declaration {
     /// Keys whose versions are rules. Their tenant is read only for shared services. `*` as name means
     /// everything in the consumer's environment.
     pub(crate) providers: Vec<ServiceKey>,
-}
-
-/// A find that no dependency rule can stand for: of a name that nobody has registered, of versions that
-/// nobody has or that are hidden from the consumer, of an alias, or of a shared service.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(super) tenant: Tenant,
-    /// The name or alias that was asked for.
-    pub(super) name: Name,
-    /// The version rule.
-    pub(super) versions: String,
 }
 
 /// The value of a dependency that a Service-Center node has queued.
@@ -143,25 +132,6 @@ impl Registry {
         Ok(providers.into_iter().filter(is_present).collect())
     }
 
-    /// Has a consumer wait for the names of providers.
-    async fn want_providers(
-        &self,
-        snapshot: &Snapshot,
-        tenant: &Tenant,
-        consumer: &ServiceKey,
-        providers: &[ServiceKey],
-    ) -> Result<(), RegistryError> {
-        let Some(waiting) = snapshot.by_key(consumer) else { return Ok(()) };
-        let wanted = providers.iter().map(|rule| Wanted {
-            tenant: Tenant::parse(&rule.tenant).unwrap_or_else(|| tenant.clone()),
-            name: rule_name(rule),
-            versions: rule.version.clone(),
-        });
-        // Together: each commit costs the view all rules of the consumer.
-        self.want_each(&waiting, &wanted.collect::<Vec<_>>()).await?;
-        Ok(())
-    }
-
     async fn check_consumer(&self, tenant: &Tenant, consumer: &ServiceKey) -> Result<(), RegistryError> {
         self.answer(&Caller::of_tenant(tenant), |snapshot| {
             if snapshot.by_key(consumer).is_some() {
@@ -198,63 +168,6 @@ impl Registry {
         let providers = vec![provider.clone()];
         self.change_rules(RuleChange { consumer: key, providers, mode: Mode::Add, obsolete }).await?;
         Ok(true)
-    }
-
-    /// Notes that a consumer waits for a name. True when that was new. Cheap when it is noted already. Of
-    /// several finds of one name the last counts, as with rules.
-    pub(super) async fn want(&self, consumer: &ServiceRef, wanted: &Wanted) -> Result<bool, RegistryError> {
-        self.want_each(consumer, std::slice::from_ref(wanted)).await
-    }
-
-    /// Notes that a consumer waits for names, as many of them in a transaction as one takes. True when one was
-    /// new.
-    async fn want_each(&self, consumer: &ServiceRef, wanted: &[Wanted]) -> Result<bool, RegistryError> {
-        let mut is_new = false;
-        for some in wanted.chunks(NOTES_PER_TXN) {
-            let snapshot = self.view.now()?;
-            if snapshot.service(consumer).is_none() {
-                break;
-            }
-            let then = self.notes(&snapshot, consumer, some);
-            if then.is_empty() {
-                continue;
-            }
-            let compare = vec![Compare::Exists(keys::service(consumer))];
-            is_new |= self.commit(Txn { compare, then, ..Txn::default() }).await?.succeeded;
-        }
-        Ok(is_new)
-    }
-
-    /// The writes that note names for which the consumer does not wait yet, or not in these versions.
-    fn notes(&self, snapshot: &Snapshot, consumer: &ServiceRef, wanted: &[Wanted]) -> Vec<Op> {
-        let names = snapshot.tenant(&consumer.tenant).and_then(|view| view.wanted.get(&consumer.id));
-        let mut count = names.map_or(0, |names| names.len());
-        let most = self.quotas.now().wanted;
-        let mut writes = Vec::new();
-        for Wanted { tenant, name, versions } in wanted {
-            match names.and_then(|names| names.get(&(tenant.clone(), name.clone()))) {
-                Some(noted) if noted == versions => continue,
-                Some(_) => {}
-                // Names come from clients, so a consumer may note only a bounded number of them. The find
-                // itself is answered all the same.
-                None if count >= most => continue,
-                None => count += 1,
-            }
-            let key = Key::Wanted(consumer.clone(), tenant.clone(), name.clone()).render();
-            writes.extend(key.map(|key| Op::put(key, versions.clone())));
-        }
-        writes
-    }
-
-    /// The note that a provider's name is wanted, if the consumer has one.
-    fn note_of(&self, snapshot: &Snapshot, consumer: &ServiceRef, provider: &ServiceKey) -> Option<String> {
-        let wanted = (Tenant::parse(&provider.tenant)?, rule_name(provider));
-        let names = snapshot.tenant(&consumer.tenant)?.wanted.get(&consumer.id)?;
-        if !names.contains_key(&wanted) {
-            return None;
-        }
-        let (tenant, name) = wanted;
-        Key::Wanted(consumer.clone(), tenant, name).render()
     }
 
     /// Changes a consumer's rules to the given ones, with a bounded number of providers per transaction.
@@ -375,68 +288,6 @@ impl Registry {
         if !is_shared {
             provider.tenant = tenant.to_string();
         }
-    }
-
-    /// Removes the rules of a deleted service, and rules of others that have no provider without it.
-    pub(super) async fn forget_dependencies(
-        &self,
-        tenant: &Tenant,
-        deleted: &Service,
-    ) -> Result<(), RegistryError> {
-        let key = ServiceKey { alias: String::new(), ..deleted.key(tenant) };
-        self.set_rules(&key, Vec::new(), Mode::Overwrite).await?;
-        // Only the consumers of its name: a client of the tenant may have added rules without a provider to thousands of
-        // others, and a delete must not wait for all of these.
-        let snapshot = self.view.now()?;
-        let rules = snapshot.tenant(tenant).and_then(|view| view.provider_rules.get(&rule_name(&key)));
-        let consumers = rules.into_iter().flat_map(|rules| rules.values()).flat_map(|set| set.keys.iter());
-        let consumers: BTreeSet<&ServiceKey> =
-            consumers.filter(|consumer| consumer.tenant == key.tenant).collect();
-        self.drop_dangling(&snapshot, tenant, consumers.into_iter().cloned()).await
-    }
-
-    /// Drops the rules of a tenant's consumers whose provider is not registered any more.
-    async fn drop_all_dangling(&self, tenant: &Tenant) -> Result<(), RegistryError> {
-        let snapshot = self.view.now()?;
-        let Some(view) = snapshot.tenant(tenant) else { return Ok(()) };
-        let consumers = view.consumer_rules.keys().map(|(name, version)| ServiceKey {
-            tenant: tenant.to_string(),
-            environment: name.environment.clone(),
-            app_id: name.app_id.clone(),
-            service_name: name.name.clone(),
-            alias: String::new(),
-            version: version.clone(),
-        });
-        self.drop_dangling(&snapshot, tenant, consumers).await
-    }
-
-    /// Drops the rules of these consumers whose provider is not registered any more. The consumers go on waiting for the
-    /// names, so that nothing is missed when a provider is deleted and registered again.
-    async fn drop_dangling(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        tenant: &Tenant,
-        consumers: impl Iterator<Item = ServiceKey>,
-    ) -> Result<(), RegistryError> {
-        for consumer in consumers {
-            let rules = rules_of(snapshot, &consumer);
-            let is_dangling = |rule: &&ServiceKey| !has_provider(snapshot, tenant, rule);
-            let dangling: Vec<ServiceKey> = rules.keys.iter().filter(is_dangling).cloned().collect();
-            if dangling.is_empty() {
-                continue;
-            }
-            // The names are noted before the rules go: between the two the consumer is interested twice, not
-            // at no time. A note that exists already stands for a later find of the name.
-            let waiting = snapshot.by_key(&consumer);
-            let is_unnoted = |rule: &&ServiceKey| {
-                waiting.as_ref().is_some_and(|waiting| self.note_of(snapshot, waiting, rule).is_none())
-            };
-            let unnoted: Vec<ServiceKey> = dangling.iter().filter(is_unnoted).cloned().collect();
-            self.want_providers(snapshot, tenant, &consumer, &unnoted).await?;
-            // Only these: a find may have added another rule meanwhile.
-            self.set_rules(&consumer, dangling, Mode::Prune).await?;
-        }
-        Ok(())
     }
 }
 
