@@ -28,7 +28,7 @@
 //! measurement, requests here, and those are bounded by the connections of the listener. Clients that make
 //! up a new party for each request are not held back here but by the rates of their address.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::mem;
 use std::sync::Arc;
@@ -46,13 +46,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lane::{self, Lane};
 use allowance::Allowance;
+use line::Line;
+use place::Stage;
 use usage::Usage;
 
 mod allowance;
 mod held;
+mod line;
+mod place;
 mod usage;
 
 pub use held::{hold, holding, rest, wait, waiting};
+pub use place::{Place, Wait};
 
 /// After the last request of another party a party counts as alone.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
@@ -88,36 +93,6 @@ pub struct FairShares(Arc<Shares>);
 #[derive(Debug)]
 #[must_use = "the places follow what this measures while it runs"]
 pub struct Measuring(Arc<Shares>);
-
-/// A request's leave to be worked on. The next request of its party gets the place when it is dropped.
-#[derive(Debug)]
-#[must_use = "the place is given back when this is dropped"]
-pub struct Place {
-    /// The shares and the party. `None` where nothing is limited.
-    of: Option<(Arc<Shares>, u64)>,
-    stage: Stage,
-}
-
-/// What a request waits for. It waits behind those of its party that wait for the same, and behind no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// The answer of another program to this request, which takes a connection.
-    Answer,
-    /// A word of another program for which many requests wait together.
-    Word,
-    /// The moment in which this process has heard enough of others.
-    News,
-}
-
-/// What the request of a place is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Works,
-    Rests,
-    Waits(Wait),
-    /// It has given its place back, and has no other yet.
-    Between,
-}
 
 /// The party has had as many requests as it may have at once for the longest time that one may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,27 +133,6 @@ struct State {
     /// The time at which a request of another party than the one before came last.
     mixed: Option<Instant>,
     lines: HashMap<u64, Line>,
-}
-
-/// The requests of one party.
-#[derive(Debug, Default)]
-struct Line {
-    /// The turn in which its last request came.
-    turn: u64,
-    /// Its requests of that turn.
-    came: usize,
-    working: Queue,
-    /// Its requests that wait for another program, and have left their place to the next one for good.
-    resting: usize,
-    /// Those that wait, by what they wait for.
-    waits: [Queue; 3],
-}
-
-/// Requests of one party with places of one kind, and those that wait for such a place.
-#[derive(Debug, Default)]
-struct Queue {
-    running: usize,
-    waiting: VecDeque<oneshot::Sender<Place>>,
 }
 
 impl FairShares {
@@ -420,130 +374,9 @@ impl Shares {
     }
 }
 
-impl Line {
-    fn is_empty(&self) -> bool {
-        self.resting == 0 && self.working.is_empty() && self.waits.iter().all(Queue::is_empty)
-    }
-
-    /// The kinds of places for which requests wait.
-    fn waiting(&self) -> impl Iterator<Item = Stage> {
-        let work = (Stage::Works, &self.working);
-        let waits = [Wait::Answer, Wait::Word, Wait::News]
-            .map(|wait| (Stage::Waits(wait), &self.waits[wait as usize]));
-        let all = std::iter::once(work).chain(waits);
-        all.filter(|(_, queue)| !queue.waiting.is_empty()).map(|(stage, _)| stage)
-    }
-
-    /// The places of a kind. `None` for requests that need none.
-    fn queue(&mut self, stage: Stage) -> Option<&mut Queue> {
-        match stage {
-            Stage::Works => Some(&mut self.working),
-            Stage::Waits(wait) => Some(&mut self.waits[wait as usize]),
-            Stage::Rests | Stage::Between => None,
-        }
-    }
-
-    /// True if one more of its requests may have a place of this kind while parties share.
-    fn has_room(&self, stage: Stage, allowance: Allowance) -> bool {
-        match stage {
-            Stage::Works => {
-                self.working.running < allowance.places()
-                    && self.working.running + self.resting < allowance.highest()
-            }
-            Stage::Waits(wait) => self.waits[wait as usize].running < allowance.places(),
-            Stage::Rests | Stage::Between => true,
-        }
-    }
-
-    /// Takes a place of this kind, or waits for one in its line.
-    fn admit(
-        &mut self,
-        stage: Stage,
-        allowance: Allowance,
-        is_mixed: bool,
-    ) -> Option<oneshot::Receiver<Place>> {
-        let has_room = self.has_room(stage, allowance) || !is_mixed;
-        let queue = self.queue(stage)?;
-        if queue.waiting.is_empty() && has_room {
-            queue.running += 1;
-            return None;
-        }
-        let (sender, receiver) = oneshot::channel();
-        queue.waiting.push_back(sender);
-        Some(receiver)
-    }
-
-    /// A request gives back what it has.
-    fn leave(&mut self, stage: Stage) {
-        match stage {
-            Stage::Rests => self.resting -= 1,
-            stage => self.queue(stage).into_iter().for_each(|queue| queue.running -= 1),
-        }
-    }
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.running == 0 && self.waiting.is_empty()
-    }
-}
-
 impl State {
     fn is_mixed(&self, now: Instant) -> bool {
         self.mixed.is_some_and(|mixed| now.duration_since(mixed) < ALONE_AFTER)
-    }
-}
-
-impl Place {
-    fn of(shares: &Arc<Shares>, party: u64, stage: Stage) -> Self {
-        Self { of: Some((shares.clone(), party)), stage }
-    }
-
-    /// Gives the place to the next request for good: what is left of a request after it has waited is little.
-    fn rest(&mut self) {
-        if self.stage != Stage::Works {
-            return;
-        }
-        self.stage = Stage::Rests;
-        if let Some((shares, party)) = &self.of {
-            shares.with_line(*party, |line| {
-                line.leave(Stage::Works);
-                line.resting += 1;
-            });
-            shares.pass_on(*party, Stage::Works);
-        }
-    }
-
-    /// Gives the place back, because the request begins to wait. Returns where it gets its next one, unless that
-    /// is the one which it has.
-    fn leave(&mut self, to: Wait) -> Option<(Arc<Shares>, u64)> {
-        if self.stage == Stage::Waits(to) {
-            return None;
-        }
-        self.give_back();
-        self.of.clone()
-    }
-
-    fn give_back(&mut self) {
-        let stage = mem::replace(&mut self.stage, Stage::Between);
-        if let Some((shares, party)) = &self.of {
-            shares.with_line(*party, |line| line.leave(stage));
-            // What rests counts among those that are worked on.
-            let freed = if stage == Stage::Rests { Stage::Works } else { stage };
-            shares.pass_on(*party, freed);
-        }
-    }
-
-    fn forget(mut self) {
-        self.of = None;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.stage != Stage::Between {
-            self.give_back();
-        }
     }
 }
 

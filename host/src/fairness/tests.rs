@@ -6,6 +6,7 @@ use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tokio::time::{advance, sleep};
 
+use super::line::Queue;
 use super::*;
 
 /// Shares with at most two places of each party, however many processors there are.
