@@ -22,6 +22,7 @@ pub mod reply;
 pub mod resolution;
 pub mod revision;
 pub mod shown;
+pub mod stale;
 pub mod tag;
 pub mod target;
 

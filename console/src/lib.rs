@@ -70,8 +70,10 @@ impl Console {
     pub fn answer<B>(self, request: &Request<B>) -> Option<Response<Body>> {
         let path = request.uri().path();
         let Some(below) = path.strip_prefix(PATH) else {
-            let leads_on = self.is_on && path == "/" && *request.method() == Method::GET;
-            return (leads_on && wants_a_page(request.headers())).then(lead_on);
+            let is_of_person =
+                path == "/" && *request.method() == Method::GET && wants_a_page(request.headers());
+            // A control plane behind a gateway would lead the browser to the page that is not here.
+            return is_of_person.then(|| if self.is_on { lead_on() } else { no_page() });
         };
         // Compared as it was sent: a path that is written in another way is another path.
         let name = match below {
@@ -79,7 +81,7 @@ impl Console {
             _ => Some(below.strip_prefix('/')?),
         };
         if !self.is_on {
-            return Some(plain(StatusCode::NOT_FOUND, "404 page not found\n"));
+            return Some(no_page());
         }
         let is_head = *request.method() == Method::HEAD;
         if !is_head && *request.method() != Method::GET {
@@ -90,7 +92,7 @@ impl Console {
         let mut response = match name.map(files::named) {
             None => lead_on(),
             Some(Some(file)) => serve(file, request.headers()),
-            Some(None) => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
+            Some(None) => no_page(),
         };
         if is_head {
             *response.body_mut() = Body::empty();
@@ -104,6 +106,10 @@ fn wants_a_page(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut kinds = values.flat_map(|value| value.split(','));
     kinds.any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/html")))
+}
+
+fn no_page() -> Response<Body> {
+    plain(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
 /// Leads a browser to the console. The address is a relative one, so it is right behind a proxy that serves

@@ -105,7 +105,10 @@ fn a_console_that_is_off_does_not_exist() {
     for path in ["/console", "/console/", "/console/app.js"] {
         assert_eq!(ask(Console::off(), "GET", path, &[]).expect("an answer").status(), 404, "{path}");
     }
-    assert!(ask(Console::off(), "GET", "/", &[("accept", "text/html")]).is_none());
+    // Nor is a browser led to that of a control plane behind this gateway.
+    let of_person = ask(Console::off(), "GET", "/", &[("accept", "text/html")]).expect("an answer");
+    assert_eq!(of_person.status(), 404);
+    assert!(ask(Console::off(), "GET", "/", &[]).is_none());
 }
 
 #[test]

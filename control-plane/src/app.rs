@@ -40,7 +40,7 @@ use crate::registry::lease::Reported;
 use crate::registry::{Registry, first_accounts, own, totals};
 use crate::responder::Responder;
 use crate::settings::{Config, LeaseMode};
-use crate::standing::Standing;
+use crate::standing::{Doubt, Standing};
 use crate::steward;
 use crate::store::Store;
 use crate::store::measured::Measured;
@@ -251,12 +251,14 @@ impl App {
             );
             tasks.spawn_named("first_accounts", first);
         }
+        let doubt = Doubt::none();
         let standing = Standing {
             store: store.clone(),
             view: view.clone(),
             ration,
             alarms: registry.alarms().clone(),
             grace: config.store_grace,
+            doubt: doubt.clone(),
         };
         tasks.spawn_named("standing", standing.run(readiness.condition("store"), stop.clone()));
         tasks.spawn_named("readiness", report_ready(view.clone(), readiness.clone(), stop.clone()));
@@ -286,6 +288,7 @@ impl App {
             metrics: api_metrics,
             alarms,
             view: view.clone(),
+            doubt,
             gate,
             auditing,
             console: config.console,

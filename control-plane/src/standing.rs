@@ -1,13 +1,14 @@
 //! The standing of this replica with its store: does the store answer, and does the view follow it?
 //!
 //! In: a linearizable read every second, the view's revision, and the room that the store has left. Out: the
-//! condition `store` of the process' readiness, and the [`Ration`] of writers.
+//! condition `store` of the process' readiness, the [`Doubt`] about answers from the view, and the [`Ration`] of writers.
 //!
 //! A replica without its store goes on answering from its view, and should be the last one that is asked: its
 //! heartbeats fail, and what it finds grows old. The read proves that the store answers. The revision that it
 //! reports proves what the view must have reached a moment later.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use host::admin::Condition;
@@ -33,6 +34,38 @@ pub(crate) struct Standing {
     pub(crate) alarms: Alarms,
     /// The time without an answer, or without progress, after which the replica is not ready.
     pub(crate) grace: Duration,
+    /// Told when the view was confirmed last.
+    pub(crate) doubt: Arc<Doubt>,
+}
+
+/// The moment at which the view was confirmed last, while it is not. Answers from it are marked then.
+#[derive(Debug)]
+pub(crate) struct Doubt {
+    began: Instant,
+    /// Milliseconds after `began`, and one more; 0 while nothing is in doubt. Every read looks at it, and it is written
+    /// once a second at most.
+    since: AtomicU64,
+}
+
+impl Doubt {
+    /// Nothing is in doubt.
+    pub(crate) fn none() -> Arc<Self> {
+        Arc::new(Self { began: Instant::now(), since: AtomicU64::new(0) })
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        let millis = |since: Instant| since.saturating_duration_since(self.began).as_millis();
+        let since = since.map_or(0, |since| u64::try_from(millis(since)).unwrap_or(u64::MAX - 1) + 1);
+        if self.since.load(Ordering::Relaxed) != since {
+            self.since.store(since, Ordering::Relaxed);
+        }
+    }
+
+    /// The time since the view was confirmed last. `None` while it is confirmed.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let since = Duration::from_millis(self.since.load(Ordering::Relaxed).checked_sub(1)?);
+        Some(self.began.elapsed().saturating_sub(since))
+    }
 }
 
 /// The facts so far, and what they mean. Pure.
@@ -79,6 +112,15 @@ impl Judgement {
     }
 }
 
+impl Judgement {
+    /// The moment at which the view was confirmed last, if there is trouble.
+    fn in_doubt_since(&self, now: Instant) -> Option<Instant> {
+        self.trouble(now)?;
+        let behind = self.ahead.map(|(_, since)| since);
+        self.answered.map(|answered| behind.map_or(answered, |behind| behind.min(answered)))
+    }
+}
+
 impl Standing {
     /// Judges until `stop`.
     pub(crate) async fn run(self, condition: Condition, stop: CancellationToken) {
@@ -101,7 +143,9 @@ impl Standing {
             if let Ok(Ok(now)) = asked {
                 space = self.note_space(space, now);
             }
-            let trouble = judgement.trouble(Instant::now());
+            let now = Instant::now();
+            self.doubt.set(judgement.in_doubt_since(now));
+            let trouble = judgement.trouble(now);
             let is_ready = trouble.is_none();
             match &trouble {
                 Some(reason) if was_ready => warn!(reason, "this replica is not ready any more"),
@@ -199,6 +243,37 @@ mod tests {
         assert_eq!(judgement.trouble(start + GRACE), None, "the view moves");
         judgement.answered(21.into(), 21.into(), start + GRACE + second);
         assert!(judgement.ahead.is_none());
+    }
+
+    #[test]
+    fn the_view_is_in_doubt_since_it_was_confirmed_last() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut judgement = judgement();
+        assert_eq!(judgement.in_doubt_since(start), None, "there is no view yet");
+        judgement.answered(5.into(), 5.into(), start);
+        assert_eq!(judgement.in_doubt_since(start + GRACE - second), None);
+        assert_eq!(judgement.in_doubt_since(start + GRACE), Some(start), "the store is silent");
+        judgement.answered(9.into(), 5.into(), start + second);
+        judgement.answered(9.into(), 5.into(), start + GRACE);
+        assert_eq!(judgement.in_doubt_since(start + GRACE), None);
+        assert_eq!(
+            judgement.in_doubt_since(start + second + GRACE),
+            Some(start + second),
+            "the view is behind"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_age_goes_on_from_the_last_confirmation() {
+        let doubt = Doubt::none();
+        assert_eq!(doubt.age(), None);
+        doubt.set(Some(doubt.began));
+        assert_eq!(doubt.age(), Some(Duration::ZERO));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(doubt.age(), Some(Duration::from_secs(7)));
+        doubt.set(None);
+        assert_eq!(doubt.age(), None);
     }
 
     #[test]

@@ -21,6 +21,22 @@ async fn without_the_store_reads_go_on_and_watchers_stay() {
     assert!(refused.text().contains(r#""errorCode":"500011""#), "{} {}", refused.status, refused.text());
     let alarms = client.get("/v4/default/admin/alarms").await.ok();
     assert!(alarms.to_string().contains("BackendConnectionRefuse"), "{alarms}");
+    // Control planes answer that do not know whether it still holds.
+    let stale = world.gateways[0].metric("muster_edge_finds_total", r#"answered="stale""#).await;
+    let read = async |path: &str| client.call("GET", path, &consumer, &Value::Null).await;
+    let find = "/instances?appId=shop&serviceName=order&version=0%2B";
+    let instances = format!("/microservices/{provider}/instances");
+    for path in [find, "/microservices", &instances] {
+        let marked = eventually("what nobody confirms is marked", || async {
+            let answer = read(path).await;
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            answer.headers.contains_key("warning").then_some(answer)
+        })
+        .await;
+        assert!(marked.headers.contains_key("age"), "{path}: {:?}", marked.headers);
+    }
+    assert!(world.gateways[0].metric("muster_edge_finds_total", r#"answered="stale""#).await > stale);
+    assert!(!read("/version").await.headers.contains_key("warning"), "a process knows its version");
     world.etcd.restart().await;
     eventually("writes go on", || async {
         let path = format!("/microservices/{provider}/instances/i/properties");
@@ -29,6 +45,12 @@ async fn without_the_store_reads_go_on_and_watchers_stay() {
     })
     .await;
     watcher.expect("UPDATE", "i", "back").await;
+    for path in [find, "/microservices", &instances] {
+        eventually("what is confirmed again has no mark", || async {
+            (!read(path).await.headers.contains_key("warning")).then_some(())
+        })
+        .await;
+    }
 }
 
 /// A batch of finds of these providers, by a client that has these revisions, and of one instance.

@@ -42,6 +42,7 @@ use super::failure::Failure;
 use super::permit::{Gate, NotAdmitted, Permit};
 use crate::metrics::ApiMetrics;
 use crate::registry::alarm::{AlarmId, Alarms};
+use crate::standing::Doubt;
 use crate::trail;
 use crate::view::View;
 
@@ -65,6 +66,8 @@ pub(crate) struct Guard {
     pub(crate) metrics: ApiMetrics,
     pub(crate) alarms: Alarms,
     pub(crate) view: View,
+    /// Whether answers from the view are confirmed.
+    pub(crate) doubt: Arc<Doubt>,
     pub(crate) gate: Gate,
     pub(crate) auditing: Auditing,
     /// The pages for people.
@@ -146,6 +149,12 @@ impl Guard {
         }
         // The forms have different tags.
         spare_body(&known, &mut response);
+        if !may_write
+            && is_of_registry(&response)
+            && let Some(age) = self.doubt.age()
+        {
+            answer::stale::mark(response.headers_mut(), age);
+        }
         let is_denied = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let headers = response.headers_mut();
         answer::reply::finish(headers, from_browser);
@@ -226,6 +235,18 @@ impl Guard {
 /// The name of a route in the old dashboards. Routes put it into the extensions of their responses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ApiName(pub(super) &'static str);
+
+/// In the extensions of responses that tell nothing of the registry, but of this process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OfNoTenant;
+
+/// True for a response that tells what is registered.
+fn is_of_registry(response: &Response) -> bool {
+    let extensions = response.extensions();
+    matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED)
+        && extensions.get::<ApiName>().is_some()
+        && extensions.get::<OfNoTenant>().is_none()
+}
 
 /// Makes a response with a body that the client has already one without.
 fn spare_body(known: &HeaderMap, response: &mut Response) {

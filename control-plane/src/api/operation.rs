@@ -16,7 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use tower::util::MapResponseLayer;
 
 use super::failure::Code;
-use super::guard::ApiName;
+use super::guard::{ApiName, OfNoTenant};
 use super::openapi;
 use super::state::Api;
 
@@ -163,7 +163,11 @@ impl Operation {
 
     /// Marks a reply that is the same for every tenant.
     pub(super) fn tenantless(self) -> Self {
-        Self { tenantless: true, ..self }
+        let marked = MapResponseLayer::new(|mut response: Response| {
+            response.extensions_mut().insert(OfNoTenant);
+            response
+        });
+        Self { tenantless: true, route: self.route.layer(marked), ..self }
     }
 }
 

@@ -17,7 +17,7 @@ use shared::model::{Revision, Tenant};
 
 use super::gate::Caller;
 use super::polls::resolutions_of;
-use super::reads::{Asked, EdgeReads, age_if_told, finished, mark_stale};
+use super::reads::{Asked, EdgeReads, age_if_told, finished, forwarded, mark_stale};
 use super::{GatewayParts, NoAnswer};
 use crate::metrics::Answered as Outcome;
 use crate::polls::Given;
@@ -71,7 +71,7 @@ impl GatewayParts {
             match self.ask_or(edge, request, tenant, last).await? {
                 Asked::Here(last) => answered = Some(last),
                 Asked::ControlPlane(mut answer) => {
-                    edge.metrics.answered(Outcome::Forwarded);
+                    edge.metrics.answered(forwarded(&answer));
                     let resolutions = resolutions_of(&mut answer);
                     poll.offer_forwarded(&answer, None);
                     self.learn_batch(edge, questions, resolutions);

@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use host::fairness::{self, Wait};
-use http::header::{AGE, WARNING};
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, Response};
 use shared::model::Tenant;
 
 use super::gate::Caller;
 use super::proxy::no_place;
-use super::reads::STALE;
 use super::{GatewayParts, refusal};
 use crate::catalogue::{Followed, NotKnown, Services};
 use crate::metrics::{Dialect, Outcome};
@@ -49,8 +47,7 @@ impl GatewayParts {
         match services.age(Instant::now()).filter(is_stale) {
             None => self.dialects.answered(dialect, Outcome::Answered),
             Some(age) => {
-                headers.insert(WARNING, STALE);
-                headers.insert(AGE, HeaderValue::from(age.as_secs()));
+                answer::stale::mark(headers, age);
                 self.dialects.answered(dialect, Outcome::Stale);
             }
         }

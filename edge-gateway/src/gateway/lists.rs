@@ -20,7 +20,7 @@ use opentelemetry::KeyValue;
 
 use super::gate::Caller;
 use super::proxy::{no_place, remove_hop_by_hop};
-use super::reads::{Asked, EdgeReads, mark_stale};
+use super::reads::{Asked, EdgeReads, forwarded, mark_stale};
 use super::{GatewayParts, NoAnswer, refusal};
 use crate::metrics::Answered as Outcome;
 use crate::reads::{Content, List, ListKey, Turn};
@@ -131,6 +131,14 @@ impl GatewayParts {
             ask_by_tag(request.headers_mut(), key, kept.as_deref());
         }
         let answer = self.pass_on_in_place(request, Some(&key.tenant)).await?;
+        if let Some((kept, age)) = unconfirmed(&answer, kept.as_deref()) {
+            question.into_iter().for_each(|question| question.failed());
+            edge.lists.settle(key, list);
+            let mut answer = client.told(kept);
+            mark_stale(&mut answer, age);
+            edge.metrics.listed(Outcome::Stale);
+            return Ok(Asked::ControlPlane(answer));
+        }
         let content = match &question {
             Some(_) => content_of(edge, answer, key, kept.as_deref()).await,
             None => Err(Unkept { answer, lasts: false }),
@@ -157,7 +165,7 @@ impl GatewayParts {
                 match is_stale.then(|| stale(edge, list, client)).flatten() {
                     Some(stale) => Asked::Here(stale),
                     None => {
-                        edge.metrics.listed(Outcome::Forwarded);
+                        edge.metrics.listed(forwarded(&answer));
                         Asked::ControlPlane(answer)
                     }
                 }
@@ -191,6 +199,14 @@ struct Unkept {
     lasts: bool,
 }
 
+/// The list that is kept and its age, if it is what a control plane knows whose store does not confirm it.
+fn unconfirmed<'a>(answer: &Response<Body>, kept: Option<&'a Content>) -> Option<(&'a Content, Duration)> {
+    let is_kept = |kept: &&Content| {
+        answer.status() == StatusCode::NOT_MODIFIED && answer.headers().get(ETAG) == Some(&kept.tag)
+    };
+    Some((kept.filter(is_kept)?, answer::stale::age(answer.headers())?))
+}
+
 /// The content that a control plane has sent or confirmed.
 async fn content_of(
     edge: &EdgeReads,
@@ -199,6 +215,10 @@ async fn content_of(
     kept: Option<&Content>,
 ) -> Result<Content, Unkept> {
     let status = answer.status();
+    // Others would get it without its mark.
+    if answer::stale::age(answer.headers()).is_some() {
+        return Err(Unkept { answer, lasts: false });
+    }
     // Control planes add a tag where the answer is the same for all clients that may see all services, unless they
     // know nothing of the tenant.
     let Some(tag) = answer.headers().get(ETAG).cloned() else {

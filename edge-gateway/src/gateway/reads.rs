@@ -18,7 +18,6 @@ use follow::read::{Changes, Proof};
 use host::audit::{Decision, Record};
 use host::fairness::{self, Wait};
 use host::telemetry::trace::{self, SpanKind};
-use http::header::{AGE, WARNING};
 use http::{HeaderValue, Request, Response};
 use opentelemetry::KeyValue;
 use shared::model::{ServiceRef, Tenant};
@@ -31,9 +30,6 @@ use super::{GatewayParts, NoAnswer, route};
 use crate::metrics::{Answered as Outcome, ReadsMetrics};
 use crate::polls::Given;
 use crate::reads::{About, Barrier, EdgeView, Found, ListKey, Lists, Question, Reader, Reads, asker};
-
-/// RFC 9111 has made this header obsolete without another that says the same; caches and people know it.
-pub(super) const STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stale\"");
 
 /// The parts of a gateway that answers finds itself.
 pub(crate) struct EdgeReads {
@@ -249,7 +245,7 @@ impl GatewayParts {
                 return Ok(poll.follow(stale));
             }
         };
-        edge.metrics.answered(Outcome::Forwarded);
+        edge.metrics.answered(forwarded(&answer));
         let resolution = resolution_of(&mut answer);
         poll.offer_forwarded(&answer, resolution.as_ref());
         if let Some(resolution) = resolution {
@@ -355,9 +351,15 @@ pub(super) fn age_if_told(reads: &Reads, view: &EdgeView) -> Option<Duration> {
 
 /// Marks an answer as one that nobody has confirmed for this time.
 pub(super) fn mark_stale(answer: &mut Response<Body>, age: Duration) {
-    let headers = answer.headers_mut();
-    headers.insert(WARNING, STALE);
-    headers.insert(AGE, HeaderValue::from(age.as_secs()));
+    answer::stale::mark(answer.headers_mut(), age);
+}
+
+/// The outcome for which a control plane's answer counts: it marks those that its store has not confirmed.
+pub(super) fn forwarded(answer: &Response<Body>) -> Outcome {
+    match answer::stale::age(answer.headers()) {
+        Some(_) => Outcome::Stale,
+        None => Outcome::Forwarded,
+    }
 }
 
 fn full(question: &Question, found: &Found) -> Response<Body> {

@@ -105,8 +105,10 @@ impl Operators {
             None if is_local(request) && name.is_some_and(|name| is_address(name.host())) => {
                 Ok(Means::ThisMachine)
             }
-            None => Err("only from this machine, through an address and the admin port (`admin-listen`), \
-                 with an admin token (`admin-token`), or as an account with the right `ops`"),
+            None => Err(
+                "only at the admin port (`admin-listen`) from this machine and by its address, or with an admin token \
+                 (`admin-token`), or as an account with the right `ops`",
+            ),
         }
     }
 }
