@@ -78,6 +78,7 @@ async fn run_term(
         compare: vec![Compare::Absent(PUBLISHER.into())],
         then: vec![Op::Put { key: PUBLISHER.into(), value: name.to_owned().into(), lease: Some(lease) }],
         otherwise: vec![Op::Get(PUBLISHER.into())],
+        ..Txn::default()
     };
     let outcome = match store.txn(txn).await {
         Ok(reply) if reply.succeeded => {

@@ -92,6 +92,7 @@ async fn record_size(
         compare: vec![Compare::Exists(keys::service(service))],
         then: vec![Op::put(keys::size(service), record::render(&size, None))],
         otherwise: vec![Op::Delete(keys::size(service))],
+        ..Txn::default()
     };
     registry.store().txn(txn).await?;
     info!(service.id = %service.id, living, "the protection of a service ended");

@@ -169,7 +169,7 @@ pub struct Registry {
     turns: turns::Turns,
     arrivals: arrivals::Arrivals,
     elsewhere: elsewhere::Elsewhere,
-    rule_changes: Arc<RuleChanges>,
+    rule_changes: RuleChanges,
     alarms: Alarms,
     metrics: Option<RegistryMetrics>,
     /// Heartbeats that are reported instead of renewing leases; `None` in the mode `direct`.
@@ -188,7 +188,7 @@ impl Registry {
             turns: turns::Turns::default(),
             arrivals: arrivals::Arrivals::default(),
             elsewhere: elsewhere::Elsewhere::default(),
-            rule_changes: Arc::default(),
+            rule_changes: RuleChanges::default(),
             alarms: Alarms::default(),
             metrics: None,
             reported: None,
@@ -310,6 +310,15 @@ impl Registry {
         self.covering(barrier, before, VIEW_WAIT).await
     }
 
+    /// The view on which a write finds that everything is so already. An unconfirmed one may not show the change that
+    /// makes the write needed. Where the store cannot be asked, the present view has to do.
+    async fn settled(&self) -> Result<Arc<Snapshot>, RegistryError> {
+        match self.confirmed().await? {
+            Some(confirmed) => Ok(confirmed),
+            None => Ok(self.view.now()?),
+        }
+    }
+
     /// The view at a revision that the store has named as its newest. `None` when it has named none, or when
     /// it is not the store that the view shows.
     async fn covering(
@@ -360,12 +369,16 @@ impl Registry {
     /// the write that the transaction lost to.
     async fn commit(&self, txn: Txn) -> Result<TxnReply, RegistryError> {
         fairness::rest();
+        // One without operations only compares, so its revision may be one that this view never shows.
+        let writes = !txn.then.is_empty();
         let reply = self.note_connection(self.store.txn(txn).await).map_err(|error| match error {
             StoreError::TooLarge(_) => RegistryError::TooLarge,
             error => RegistryError::Commit(error),
         })?;
         if reply.succeeded {
-            self.wait_for_view(reply.revision).await;
+            if writes {
+                self.wait_for_view(reply.revision).await;
+            }
         } else if self.confirmed().await.is_err() {
             // The reply's revision is no help here: it may belong to a key outside the root, which this view
             // does not follow.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
-use shared::model::Revision;
+use shared::model::{Revision, Tenant};
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
@@ -214,6 +214,8 @@ pub struct Txn {
     pub then: Vec<Op>,
     /// The operations to run when they do not.
     pub otherwise: Vec<Op>,
+    /// The tenant on whose behalf it writes. `None` where that is the tenant of the first value.
+    pub by: Option<Tenant>,
 }
 
 /// The most entries in each list of a transaction: etcd's default for `--max-txn-ops`.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use answer::{Resolution, is_current};
 use shared::model::{Service, ServiceKey, ServiceRef, Tenant};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::dependency::Wanted;
 use super::service::existing;
 use super::{Caller, Registry, RegistryError, validate};
 use crate::keys::Name;
+use crate::store::StoreError;
 use crate::version::VersionRule;
 use crate::view::finds::{Asker, Find};
 use crate::view::interest::{Answer, vouches_for};
@@ -144,7 +145,7 @@ impl Registry {
                 if let Some(id) = &caller.consumer
                     && let Some(wanted) = search.wanted(&*self.view.now()?)
                 {
-                    self.want(&caller.service(id), &wanted).await?;
+                    unless_full(id, self.want(&caller.service(id), &wanted).await)?;
                 }
                 // The provider may have been registered while the note was written.
                 search.run(&self.view.now()?)?
@@ -189,10 +190,10 @@ impl Registry {
         let consumer = caller.service(id);
         match &found.note {
             Note::None => Ok(false),
-            Note::Wanted(wanted) => self.want(&consumer, wanted).await,
+            Note::Wanted(wanted) => unless_full(id, self.want(&consumer, wanted).await),
             Note::Rule(provider, alias) => {
                 let is_new_alias = match alias {
-                    Some(wanted) => self.want(&consumer, wanted).await?,
+                    Some(wanted) => unless_full(id, self.want(&consumer, wanted).await)?,
                     None => false,
                 };
                 match self.depend(&consumer, provider).await {
@@ -206,7 +207,7 @@ impl Registry {
                         );
                         Ok(is_new_alias)
                     }
-                    outcome => Ok(outcome? || is_new_alias),
+                    outcome => Ok(unless_full(id, outcome)? || is_new_alias),
                 }
             }
         }
@@ -279,6 +280,18 @@ impl Registry {
         let allowed = consumer.is_none_or(|(record, tags)| access::allows(view, &record, &tags, shared));
         let tagged = tags.iter().all(|tag| view.tags.contains_key(tag));
         Ok((allowed && tagged).then_some(view))
+    }
+}
+
+/// The outcome of recording a find, without the refusals of a store that has no room. The find itself is answered then; its
+/// consumer gets no pushes until a later find is recorded.
+fn unless_full(consumer: &str, recorded: Result<bool, RegistryError>) -> Result<bool, RegistryError> {
+    match recorded {
+        Err(RegistryError::Commit(error @ (StoreError::Full(_) | StoreError::Rationed))) => {
+            debug!(consumer.id = consumer, %error, "a find is not recorded, because the store has no room");
+            Ok(false)
+        }
+        recorded => recorded,
     }
 }
 

@@ -104,7 +104,7 @@ fn new_id() -> String {
 impl Registry {
     /// Runs `ops` if `key` does not exist. True when they have run.
     async fn write_absent(&self, key: String, ops: Vec<Op>) -> Result<bool, RegistryError> {
-        let txn = Txn { compare: vec![Compare::Absent(key)], then: ops, otherwise: Vec::new() };
+        let txn = Txn { compare: vec![Compare::Absent(key)], then: ops, ..Txn::default() };
         Ok(self.commit(txn).await?.succeeded)
     }
 }

@@ -72,7 +72,11 @@ impl Registry {
             revisions.borrow_and_update();
             let snapshot = self.view.now()?;
             if existing(&snapshot, service)?.held.is_empty() {
-                return Ok(());
+                let settled = self.settled().await?;
+                if existing(&settled, service)?.held.is_empty() {
+                    return Ok(());
+                }
+                continue;
             }
             let txn = Txn { then: vec![Op::DeletePrefix(keys::held_of(service))], ..Txn::default() };
             self.store.txn(txn).await.map_err(RegistryError::Commit)?;

@@ -49,7 +49,9 @@ impl Registry {
             let view = existing(&snapshot, service).map_err(missing_service_is_invalid)?;
             let new = self.new_rules(view, rules)?;
             if new.is_empty() {
-                return Ok(Some(Vec::new()));
+                let settled = self.settled().await?;
+                let view = existing(&settled, service).map_err(missing_service_is_invalid)?;
+                return Ok(self.new_rules(view, rules)?.is_empty().then(Vec::new));
             }
             let mut txn = exclusive(service, view);
             for rule in &new {

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use sha1::{Digest, Sha1};
 use shared::model::{Framework, Service, ServiceRef, Tenant};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::quota::{Permit, Resource};
@@ -21,6 +23,8 @@ use crate::view::{ServiceView, Snapshot};
 
 /// Leases of a deleted service's instances that are revoked at the same time.
 const REVOKES_AT_ONCE: usize = 64;
+/// The time that a delete takes for rules which have no provider any more. The client waits for it, and the service is gone.
+const TIDYING: Duration = Duration::from_secs(3);
 
 /// The id of a service whose registrant chose none. It is the same in every cluster, and again after a
 /// delete.
@@ -47,11 +51,16 @@ impl Registry {
     ) -> Result<String, RegistryError> {
         fill_defaults(&mut service);
         validate::service(&service, self.quotas.now().schemas)?;
-        let snapshot = self.view.now()?;
+        let mut snapshot = self.view.now()?;
         let name = name_of(&service);
         let alias = alias_of(&service);
-        if let Some(existing) = existing_id(&snapshot, tenant, &name, &service.version, alias.as_ref()) {
-            return same_id(existing, &service.service_id);
+        let existing =
+            |in_view: &Snapshot| existing_id(in_view, tenant, &name, &service.version, alias.as_ref());
+        if existing(&snapshot).is_some() {
+            snapshot = self.settled().await?;
+            if let Some(existing) = existing(&snapshot) {
+                return same_id(existing, &service.service_id);
+            }
         }
         let requested = service.service_id.clone();
         // Held until the view shows the service, because from then on the view counts it.
@@ -217,11 +226,19 @@ impl Registry {
     /// Removes the remains of a deleted service: its rules, rules that have no provider any more, and its
     /// leases. All of it is harmless if it stays, so a failure is only logged.
     async fn tidy_after(&self, service: &ServiceRef, deleted: &Arc<ServiceView>) {
-        if let Some(record) = &deleted.service
-            && let Err(error) = self.forget_dependencies(&service.tenant, record).await
-        {
-            let error = error.with_sources();
-            warn!(service.id = %service.id, error, "dependency rules of a deleted service could not be removed");
+        if let Some(record) = &deleted.service {
+            // Long declarations of a consumer may be under way, and its rules wait for them.
+            let removing = self.forget_dependencies(&service.tenant, record);
+            match timeout(TIDYING, removing).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let error = error.with_sources();
+                    warn!(service.id = %service.id, error, "dependency rules of a deleted service could not be removed");
+                }
+                Err(_) => {
+                    warn!(service.id = %service.id, "dependency rules of a deleted service stay, because others of their consumers are being changed");
+                }
+            }
         }
         let leases: Vec<_> = deleted.instances.values().filter_map(|view| view.lease).collect();
         stream::iter(leases)

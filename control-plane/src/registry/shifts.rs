@@ -175,7 +175,9 @@ impl Registry {
                 let now = self.clock.seconds();
                 let tenant = &caller.tenant;
                 let Some(txn) = changed(&snapshot, tenant, id, entry, act, now, by)? else {
-                    return Ok(Some(()));
+                    let settled = self.settled().await?;
+                    let entry = seen(&settled, caller, id).ok_or(RegistryError::ShiftNotFound)?;
+                    return Ok(changed(&settled, tenant, id, entry, act, now, by)?.is_none().then_some(()));
                 };
                 Ok(self.commit_noting(txn, &[key]).await?.succeeded.then_some(()))
             }

@@ -42,8 +42,8 @@ const GROWTH: u64 = 4;
 const TENANT_PART: u64 = 8;
 /// Bytes that are little: a tenant that wrote less can be forgotten.
 const LITTLE: f64 = 16384.0;
-/// Bytes that a transaction may write beside what it deletes, and still counts as one that makes room: an instance that
-/// is unregistered leaves a small record of its service's size.
+/// Bytes that a transaction may write beside the record that it deletes, and still counts as one that makes room: an instance
+/// that is unregistered leaves a small record of its service's size.
 const BESIDE_DELETES: u64 = 1024;
 /// The time after which what a tenant has written counts half.
 const HALF_LIFE: Duration = Duration::from_secs(300);
@@ -206,7 +206,7 @@ impl Ration {
         let Some(tenant) = writer_of(txn).filter(|_| bytes > 0) else { return Ok(()) };
         let mut state = self.state.lock();
         let is_newcomer = state.known.as_ref().is_some_and(|known| !known.contains(&tenant));
-        let allowed = state.allowed(is_newcomer).filter(|_| bytes > BESIDE_DELETES || !deletes(txn));
+        let allowed = state.allowed(is_newcomer).filter(|_| bytes > BESIDE_DELETES || !ends_a_record(txn));
         let recent = if is_newcomer {
             state.newcomers.get_or_insert_with(|| RecentBytes::none(now))
         } else {
@@ -240,18 +240,23 @@ const GAUGES: [(&str, &str, ReadGauge); 3] = [
     }),
 ];
 
-/// The tenant of a transaction that writes values. `None` if it only deletes, or belongs to no tenant: deletes make
+/// The tenant on whose behalf a transaction writes values. `None` if it only deletes, or belongs to no tenant: deletes make
 /// room, and what we write for ourselves is small. A lease key that is written alone is a heartbeat: refused, it would
 /// cost an instance its life.
 fn writer_of(txn: &Txn) -> Option<Tenant> {
-    written(txn).find_map(|(key, _)| match Key::parse(key) {
+    let first = written(txn).find_map(|(key, _)| match Key::parse(key) {
         Key::Lease(..) => None,
         key => key.tenant().cloned(),
-    })
+    })?;
+    Some(txn.by.clone().unwrap_or(first))
 }
 
-fn deletes(txn: &Txn) -> bool {
-    txn.then.iter().any(|op| matches!(op, Op::Delete(_) | Op::DeletePrefix(_)))
+/// True for a transaction that deletes what was registered. It can be repeated only after a write that counts. Other deletes,
+/// such as those of a key that may not exist, stand in writes of every kind.
+fn ends_a_record(txn: &Txn) -> bool {
+    let is_record =
+        |key: &str| matches!(Key::parse(key), Key::Service(_) | Key::Instance(..) | Key::Schema(..));
+    txn.then.iter().any(|op| matches!(op, Op::Delete(key) if is_record(key)))
 }
 
 /// Passes every call to another store, except for writes that exceed a tenant's ration.

@@ -112,7 +112,7 @@ impl StoreFollower {
         let next = known.after(fastrand::u32(..));
         let unchanged = Compare::ModRev(INCARNATION.into(), found.map_or(Revision::ZERO, |kv| kv.mod_rev));
         let then = vec![Op::put(INCARNATION, next.to_string())];
-        match self.store.txn(Txn { compare: vec![unchanged], then, otherwise: Vec::new() }).await {
+        match self.store.txn(Txn { compare: vec![unchanged], then, ..Txn::default() }).await {
             // If the comparison failed, another replica has just raised it.
             Ok(_) => Ok(()),
             Err(error @ (StoreError::Unavailable(_) | StoreError::Busy)) => Err(error),

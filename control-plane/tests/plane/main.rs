@@ -22,6 +22,7 @@ mod protection;
 mod reads;
 mod session;
 mod settings;
+mod settled;
 mod shifts;
 mod store_faults;
 mod storm;

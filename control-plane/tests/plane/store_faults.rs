@@ -25,7 +25,7 @@ struct Faulty {
 }
 
 #[derive(Clone)]
-enum Fault {
+pub(crate) enum Fault {
     /// The next transaction fails.
     Once(StoreError),
     /// Every call fails.
@@ -155,7 +155,7 @@ impl Store for Faulty {
     }
 }
 
-async fn faulty() -> (Probe, Arc<Mutex<Option<Fault>>>) {
+pub(crate) async fn faulty() -> (Probe, Arc<Mutex<Option<Fault>>>) {
     let fault = Arc::new(Mutex::new(None));
     let shared = fault.clone();
     let probe = Probe::start_over(move |store| Arc::new(Faulty { store, fault: shared })).await;

@@ -7,8 +7,13 @@
 //!
 //! Two long changes of one consumer at two replicas would undo each other's steps for ever. So a change that
 //! finds its steps undone [rests](Way) until nobody else changes that consumer any more.
+//!
+//! The changes of each tenant gather by themselves: what one tenant does, or may not write any more, holds up and refuses
+//! no other.
 
+use std::collections::HashMap;
 use std::future::pending;
+use std::sync::Arc;
 
 use host::lane::in_usual;
 use parking_lot::Mutex;
@@ -34,9 +39,25 @@ pub(super) struct RuleChange {
     pub(super) obsolete: Option<String>,
 }
 
-/// The changes of this replica that wait to be written.
+/// The changes of this replica that wait to be written, by tenant. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(in crate::registry) struct RuleChanges(Arc<Mutex<HashMap<String, Arc<TenantChanges>>>>);
+
+impl RuleChanges {
+    fn of(&self, tenant: &str) -> Arc<TenantChanges> {
+        let mut all = self.0.lock();
+        if let Some(changes) = all.get(tenant) {
+            return changes.clone();
+        }
+        // Clients choose the names of tenants, so those stay only for which a request is under way.
+        all.retain(|_, changes| Arc::strong_count(changes) > 1);
+        all.entry(tenant.to_owned()).or_default().clone()
+    }
+}
+
+/// The changes of one tenant's consumers.
 #[derive(Debug, Default)]
-pub(in crate::registry) struct RuleChanges {
+struct TenantChanges {
     waiting: Mutex<Vec<Waiting>>,
     /// Told when a change has come. The writer may wait for one while all others rest.
     arrived: Notify,
@@ -71,21 +92,22 @@ impl Registry {
     }
 
     async fn write_together(&self, change: RuleChange) -> Result<(), RegistryError> {
+        let queue = self.rule_changes.of(&change.consumer.tenant);
         loop {
             let (sender, mut outcome) = oneshot::channel();
             let waiting = Waiting { change: change.clone(), way: Way::default(), outcome: sender };
-            self.rule_changes.waiting.lock().push(waiting);
-            self.rule_changes.arrived.notify_one();
+            queue.waiting.lock().push(waiting);
+            queue.arrived.notify_one();
             tokio::select! {
                 biased;
                 ended = &mut outcome => if let Ok(ended) = ended { return ended },
-                _writing = self.rule_changes.writing.lock() => {
+                _writing = queue.writing.lock() => {
                     let mut attempts = Attempts { lost: 0, most: usize::MAX };
                     // Until this caller's own change has its outcome. Another one writes what waits then.
                     loop {
                         match outcome.try_recv() {
                             Ok(ended) => return ended,
-                            Err(TryRecvError::Empty) => self.write_rules(&mut attempts).await,
+                            Err(TryRecvError::Empty) => self.write_rules(&queue, &mut attempts).await,
                             Err(TryRecvError::Closed) => break,
                         }
                     }
@@ -97,8 +119,8 @@ impl Registry {
 
     /// Writes as many of the changes that wait as one transaction takes, and tells those their outcome that are
     /// written or refused.
-    async fn write_rules(&self, attempts: &mut Attempts) {
-        let mut waiting = std::mem::take(&mut *self.rule_changes.waiting.lock());
+    async fn write_rules(&self, queue: &TenantChanges, attempts: &mut Attempts) {
+        let mut waiting = std::mem::take(&mut *queue.waiting.lock());
         // Nobody waits for these any more. Written later, they could undo what has come since.
         waiting.retain(|change| !change.outcome.is_closed());
         let snapshot = match self.view.now() {
@@ -137,19 +159,15 @@ impl Registry {
             }
         }
         if whole.is_empty() && partly.is_empty() {
-            return self.wait_for_change(later).await;
+            return queue.wait_for_change(later).await;
         }
-        let written = match txn.finish() {
-            Some(txn) => self.commit(txn).await.map(Some),
-            None => Ok(None),
-        };
-        match written {
-            Ok(reply) if reply.as_ref().is_none_or(|reply| reply.succeeded) => {
+        match self.commit(txn.finish()).await {
+            Ok(reply) if reply.succeeded => {
                 end_all(whole, &Ok(()));
                 // A step that was won is no lost attempt, so long ways are not bounded by the tries.
                 attempts.lost = 0;
                 partly.iter_mut().for_each(|change| change.way.stepped());
-                self.wait_on(in_turn(partly, later));
+                queue.wait_on(in_turn(partly, later));
             }
             Ok(reply) => {
                 let tried = joined(partly, whole);
@@ -157,10 +175,10 @@ impl Registry {
                 if attempts.lost == CAS_TRIES {
                     end_all(tried, &Err(RegistryError::Contended));
                     attempts.lost = 0;
-                    return self.wait_on(later);
+                    return queue.wait_on(later);
                 }
-                self.wait_on(joined(tried, later));
-                let locked = reply.is_some_and(|reply| reply.got.iter().any(Option::is_some));
+                queue.wait_on(joined(tried, later));
+                let locked = reply.got.iter().any(Option::is_some);
                 if locked {
                     // A Service-Center node holds the lock for some milliseconds, or until its lease ends.
                     tokio::time::sleep(LOCK_PAUSE).await;
@@ -171,17 +189,19 @@ impl Registry {
             // Perhaps one of them asks for too much. The others must not fail with it.
             Err(error) if is_refusal(&error) && whole.len() + partly.len() > 1 => {
                 attempts.most = (whole.len() + partly.len()) / 2;
-                self.wait_on(joined(joined(partly, whole), later));
+                queue.wait_on(joined(joined(partly, whole), later));
             }
             Err(error) if is_refusal(&error) => {
                 end_all(joined(partly, whole), &Err(error));
-                self.wait_on(later);
+                queue.wait_on(later);
             }
             // The store is away. Each further transaction would wait for it in vain.
             Err(error) => end_all(joined(joined(partly, whole), later), &Err(error)),
         }
     }
+}
 
+impl TenantChanges {
     /// Waits until one of these changes has rested, or another one has come.
     async fn wait_for_change(&self, resting: Vec<Waiting>) {
         let until = resting.iter().filter_map(|change| change.way.rests_until()).min();
@@ -192,12 +212,12 @@ impl Registry {
                 None => pending().await,
             }
         };
-        tokio::select! { () = rested => {}, () = self.rule_changes.arrived.notified() => {} }
+        tokio::select! { () = rested => {}, () = self.arrived.notified() => {} }
     }
 
     /// Puts changes back before those that have come meanwhile.
     fn wait_on(&self, changes: Vec<Waiting>) {
-        let mut waiting = self.rule_changes.waiting.lock();
+        let mut waiting = self.waiting.lock();
         *waiting = joined(changes, std::mem::take(&mut *waiting));
     }
 }
@@ -221,7 +241,10 @@ fn in_turn(partly: Vec<Waiting>, later: Vec<Waiting>) -> Vec<Waiting> {
 
 /// True for an error that is about the transaction, not about the store.
 fn is_refusal(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::TooLarge | RegistryError::Commit(StoreError::Refused(_)))
+    matches!(
+        error,
+        RegistryError::TooLarge | RegistryError::Commit(StoreError::Refused(_) | StoreError::Rationed)
+    )
 }
 
 fn joined(mut first: Vec<Waiting>, second: Vec<Waiting>) -> Vec<Waiting> {

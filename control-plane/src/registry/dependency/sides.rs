@@ -139,6 +139,8 @@ pub(super) struct RuleTxn<'a> {
     obsolete: BTreeSet<String>,
     /// Bytes of all sets, about.
     bytes: usize,
+    /// The tenant of all consumers. Their providers may be shared services of another one.
+    by: Option<Tenant>,
 }
 
 /// A set as the view shows it, and as the transaction leaves it.
@@ -149,7 +151,7 @@ struct ChangedSet {
 
 impl<'a> RuleTxn<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
-        Self { snapshot, sets: BTreeMap::new(), obsolete: BTreeSet::new(), bytes: 0 }
+        Self { snapshot, sets: BTreeMap::new(), obsolete: BTreeSet::new(), bytes: 0, by: None }
     }
 
     /// Adds a change, after those that were added before. `None` when a tenant is malformed; nothing is added
@@ -186,6 +188,7 @@ impl<'a> RuleTxn<'a> {
             return Some(Added::NoRoom);
         }
         self.bytes += bytes;
+        self.by = Some(own);
         self.set(consumer_key, consumer_set).after = next;
         for (key, set, joins) in sides {
             let consumers = &mut self.set(key, set).after;
@@ -205,12 +208,9 @@ impl<'a> RuleTxn<'a> {
         self.sets.entry(key).or_insert_with(|| ChangedSet { after: before.keys.to_vec(), before })
     }
 
-    /// The transaction, or `None` when everything is as it should be already.
-    pub(super) fn finish(self) -> Option<Txn> {
-        let is_changed = |set: &ChangedSet| *set.before.keys != set.after;
-        if self.obsolete.is_empty() && !self.sets.values().any(is_changed) {
-            return None;
-        }
+    /// The transaction. Where everything is as it should be already, it only compares: that is a claim about now, and the
+    /// view may not show a change that another replica has written.
+    pub(super) fn finish(self) -> Txn {
         // A Service-Center node that changes rules holds one of these locks instead of comparing revisions,
         // so the transaction must lose while a lock exists. The reads on the losing side tell the caller
         // about it.
@@ -218,6 +218,7 @@ impl<'a> RuleTxn<'a> {
             compare: keys::DEPENDENCY_LOCKS.map(|lock| Compare::Absent(lock.into())).to_vec(),
             then: self.obsolete.into_iter().map(Op::Delete).collect(),
             otherwise: keys::DEPENDENCY_LOCKS.map(|lock| Op::Get(lock.into())).to_vec(),
+            by: self.by,
         };
         for (key, set) in self.sets {
             txn.compare.push(Compare::ModRev(key.clone(), set.before.mod_rev));
@@ -225,7 +226,7 @@ impl<'a> RuleTxn<'a> {
                 txn.then.push(write_set(key, set.after));
             }
         }
-        Some(txn)
+        txn
     }
 }
 

@@ -50,7 +50,7 @@ async fn complete_one(registry: &Registry, name: &str) -> Result<(), RegistryErr
             Compare::Absent(keys::ROLES_MIGRATED.to_owned()),
         ],
         then: vec![Op::put(key, record::render(&record.value, Some(&record.unknown)))],
-        otherwise: Vec::new(),
+        ..Txn::default()
     };
     if !registry.commit(txn).await?.succeeded {
         return Err(RegistryError::Contended);

@@ -61,7 +61,7 @@ fn transaction(random: &mut fastrand::Rng, number: usize, known: &Keys) -> Txn {
         _ => vec![],
     };
     let count = random.usize(..3);
-    Txn { compare: (0..count).map(|_| compare(random, known)).collect(), then, otherwise }
+    Txn { compare: (0..count).map(|_| compare(random, known)).collect(), then, otherwise, ..Txn::default() }
 }
 
 /// One that no store takes.

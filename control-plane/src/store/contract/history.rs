@@ -117,6 +117,7 @@ pub async fn random_histories_agree_with_a_plain_model(subject: StoreUnderTest) 
             compare: compares(&mut random, &model),
             then: ops(&mut random),
             otherwise: ops(&mut random),
+            ..Txn::default()
         };
         let succeeded = model.apply(&txn);
         let reply = subject.store.txn(txn).await.expect("txn");

@@ -50,6 +50,7 @@ pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: StoreU
             compare: compare.clone(),
             then: vec![Op::put("/t/then", "then")],
             otherwise: vec![Op::put("/t/otherwise", "otherwise"), Op::Get("/t/here".into())],
+            ..Txn::default()
         };
         let before = subject.store.range(RangeRequest::key("/t/here")).await.expect("range").revision;
         let reply = subject.store.txn(txn).await.expect("txn");
@@ -139,7 +140,7 @@ pub async fn a_long_transaction_is_one_revision(subject: StoreUnderTest) {
             (0..MAX_TXN_THEN - 1).map(|n| Op::put(long_key(n), conditions.to_string())).collect();
         then.push(Op::Get(long_key(MAX_TXN_THEN - 2)));
         let compare = (0..conditions).map(|n| Compare::Absent(format!("/t/absent/{n}"))).collect();
-        let reply = subject.store.txn(Txn { compare, then, otherwise: vec![] }).await.expect("a long one");
+        let reply = subject.store.txn(Txn { compare, then, ..Txn::default() }).await.expect("a long one");
         assert!(reply.succeeded);
         let got: Vec<_> = reply.got.iter().flatten().map(|kv| kv.value.to_vec()).collect();
         assert_eq!(got, [conditions.to_string().into_bytes()], "a read sees the writes before it");
@@ -150,7 +151,7 @@ pub async fn a_long_transaction_is_one_revision(subject: StoreUnderTest) {
     let lost = Txn {
         compare: vec![Compare::Exists("/t/none".into())],
         then: (0..MAX_TXN_THEN).map(|n| Op::Delete(long_key(n))).collect(),
-        otherwise: vec![],
+        ..Txn::default()
     };
     assert!(!subject.store.txn(lost).await.expect("an answer").succeeded);
     let left = subject.store.range(RangeRequest::prefix("/t/")).await.expect("range");
@@ -170,7 +171,7 @@ pub async fn concurrent_compare_and_swap_loses_nothing(subject: StoreUnderTest) 
             let txn = Txn {
                 compare: vec![Compare::ModRev("/t/n".into(), rev)],
                 then: vec![Op::put("/t/n", (n + 1).to_string())],
-                otherwise: vec![],
+                ..Txn::default()
             };
             if store.txn(txn).await.expect("txn").succeeded {
                 return;
@@ -190,7 +191,7 @@ pub async fn concurrent_compare_and_swap_loses_nothing(subject: StoreUnderTest) 
 
 fn guarded_put(key: String, guard: Compare) -> Txn {
     let put = Op::put(key.clone(), key.clone());
-    Txn { compare: vec![guard], then: vec![put], otherwise: vec![Op::Get(key)] }
+    Txn { compare: vec![guard], then: vec![put], otherwise: vec![Op::Get(key)], ..Txn::default() }
 }
 
 /// Transactions of one moment may share a revision. Each is judged by its own conditions and answered by

@@ -7,6 +7,7 @@ use super::*;
 use crate::store::bytes_written;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use host::lifecycle::Tasks;
+use shared::model::ServiceRef;
 
 const MIB: u64 = 1 << 20;
 
@@ -58,6 +59,44 @@ fn a_tenant_that_fills_the_store_is_slowed_before_others() {
     assert!(
         admit(&ration, &Txn { then: vec![Op::put("/muster/publisher", "x")], ..Txn::default() }, now).is_ok()
     );
+}
+
+#[test]
+fn a_delete_of_no_record_is_no_way_around_the_ration() {
+    let now = Instant::now();
+    let ration = ration(85 * MIB);
+    flood(&ration, "loud", now);
+    let service = ServiceRef::new(Tenant::new("loud", "default"), "s");
+    let of = |write: Key, delete: Key| {
+        let [write, delete] = [write, delete].map(|key| key.render().expect("a key"));
+        Txn { then: vec![Op::put(write, vec![0; 200]), Op::Delete(delete)], ..Txn::default() }
+    };
+    let id = || "i".to_owned();
+    // A registration, a schema, and a rule that takes the place of a note.
+    for txn in [
+        of(Key::Instance(service.clone(), id()), Key::Held(service.clone(), id())),
+        of(Key::Schema(service.clone(), id()), Key::SchemaRef(service.clone(), id())),
+        of(Key::Rule(service.clone(), id()), Key::Rule(service.clone(), "j".to_owned())),
+    ] {
+        while admit(&ration, &txn, now).is_ok() {
+            assert!(
+                ration.state.lock().since < 20 * MIB,
+                "a quarter of an hour of such writes fills the store"
+            );
+        }
+    }
+    assert!(admit(&ration, &of(Key::Size(service.clone()), Key::Instance(service, id())), now).is_ok());
+}
+
+#[test]
+fn a_write_counts_for_the_tenant_on_whose_behalf_it_is_made() {
+    let now = Instant::now();
+    let ration = ration(85 * MIB);
+    // The consumers of a service that all tenants share stand in a key of its own tenant.
+    let shared = |bytes| Txn { by: Some(Tenant::new("loud", "default")), ..write("quiet", bytes) };
+    while admit(&ration, &shared(MIB as usize / 4), now).is_ok() {}
+    assert!(admit(&ration, &write("loud", MIB as usize / 4), now).is_err());
+    assert!(admit(&ration, &write("quiet", MIB as usize / 4), now).is_ok());
 }
 
 #[test]

@@ -1,0 +1,168 @@
+//! Writes that find everything so already, in a view that does not show yet what another replica has changed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use control_plane::store::{Op, RangeRequest, StoreError, Txn};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::hooked::Hooked;
+use crate::probe::Probe;
+use crate::store_faults::{Fault, faulty};
+
+/// Runs a request while the view does not show a change that is committed already. The view gets it once an answer that
+/// waits for nothing would have come.
+async fn on_a_late_view<T>(
+    fault: &Mutex<Option<Fault>>,
+    change: impl Future<Output = ()>,
+    request: impl Future<Output = T>,
+) -> T {
+    *fault.lock() = Some(Fault::Watches);
+    change.await;
+    let mut request = Box::pin(request);
+    let early = timeout(Duration::from_millis(200), request.as_mut()).await;
+    *fault.lock() = None;
+    match early {
+        Ok(answer) => answer,
+        Err(_) => request.await,
+    }
+}
+
+/// Deletes every key below a prefix that contains `part`, as another replica does.
+async fn delete_elsewhere(probe: &Probe, prefix: &str, part: &str) {
+    let found = probe.store().range(RangeRequest::prefix(prefix)).await.expect("read").items;
+    let is_meant = |text: &[u8]| String::from_utf8_lossy(text).contains(part);
+    let meant = found.into_iter().filter(|item| is_meant(item.key.as_bytes()) || is_meant(&item.value));
+    let then: Vec<Op> = meant.map(|item| Op::Delete(item.key)).collect();
+    assert!(!then.is_empty(), "{part} stands below {prefix}");
+    probe.store().txn(Txn { then, ..Txn::default() }).await.expect("writable");
+}
+
+#[tokio::test]
+async fn a_service_that_was_deleted_elsewhere_is_registered_again() {
+    let (probe, fault) = faulty().await;
+    let service = json!({"serviceName": "order", "version": "1.0.0"});
+    let id = probe.service(service.clone()).await;
+    let again =
+        on_a_late_view(&fault, delete_elsewhere(&probe, "/cse-sr/ms/", &id), probe.service(service)).await;
+    assert_eq!(again, id);
+    probe.instance(&id, json!({"hostName": "n", "instanceId": "i"})).await;
+}
+
+#[tokio::test]
+async fn a_rule_that_was_deleted_elsewhere_is_added_again() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let rules = format!("/microservices/{id}/rules");
+    let rule = json!({"rules": [{"ruleType": "BLACK", "attribute": "ServiceName", "pattern": "^evil"}]});
+    probe.post(&rules, &rule).await.ok();
+    let added = on_a_late_view(
+        &fault,
+        async {
+            // The service's record changes with each deleted rule, as that of another replica does.
+            delete_elsewhere(&probe, "/cse-sr/ms/rule", &id).await;
+        },
+        probe.post(&rules, &rule),
+    )
+    .await
+    .ok();
+    assert_eq!(added["RuleIds"].as_array().map(Vec::len), Some(1), "{added}");
+    assert_eq!(probe.get(&rules).await.ok()["rules"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_dependency_that_was_dropped_elsewhere_is_declared_again() {
+    let (probe, fault) = faulty().await;
+    for name in ["c", "p"] {
+        probe.service(json!({"serviceName": name, "version": "1.0.0"})).await;
+    }
+    let key = |name, version| json!({"appId": "default", "serviceName": name, "version": version});
+    let body = json!({"dependencies": [{"consumer": key("c", "1.0.0"), "providers": [key("p", "0+")]}]});
+    probe.post("/dependencies", &body).await.empty();
+    on_a_late_view(
+        &fault,
+        delete_elsewhere(&probe, "/cse-sr/ms/dep-rules/", "default"),
+        probe.post("/dependencies", &body),
+    )
+    .await
+    .empty();
+    let rules = probe.store().range(RangeRequest::prefix("/cse-sr/ms/dep-rules/")).await.expect("read").items;
+    assert_eq!(rules.len(), 2, "one under the consumer, and one under the provider");
+}
+
+#[tokio::test]
+async fn a_find_is_answered_though_the_store_has_no_room_to_record_it() {
+    let (probe, fault) = faulty().await;
+    let consumer = probe.service(json!({"serviceName": "c"})).await;
+    let provider = probe.service(json!({"serviceName": "p"})).await;
+    probe.instance(&provider, json!({"hostName": "n", "instanceId": "i"})).await;
+    let find = |name: &str| format!("/instances?appId=default&serviceName={name}&version=0%2B");
+    for error in [StoreError::Rationed, StoreError::Full("no room".into())] {
+        *fault.lock() = Some(Fault::Once(error.clone()));
+        let found = probe.get_as(&consumer, &find("p")).await.ok();
+        assert_eq!(found["instances"][0]["instanceId"], "i", "{error}");
+        *fault.lock() = Some(Fault::Once(error));
+        probe.get_as(&consumer, &find("nobody")).await.refused("400012");
+        *fault.lock() = None;
+    }
+    assert_eq!(probe.providers_in("default", &consumer), [""; 0], "nothing was recorded");
+    probe.get_as(&consumer, &find("p")).await.ok();
+    assert_eq!(probe.providers_in("default", &consumer), [provider]);
+}
+
+#[tokio::test]
+async fn the_declarations_of_one_tenant_are_not_refused_with_those_of_another() {
+    let go_on = Arc::new(Semaphore::new(0));
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let (held, waits) = (go_on.clone(), waiting.clone());
+    let probe = Probe::start_over(|store| {
+        Hooked::around(store, move |store, txn| {
+            let (held, waits) = (held.clone(), waits.clone());
+            Box::pin(async move {
+                let concerns = |part: &str| {
+                    txn.then.iter().any(|op| matches!(op, Op::Put { key, .. } if key.contains(part)))
+                };
+                if concerns("/dep-rules/loud/") {
+                    return Err(StoreError::Rationed);
+                }
+                // The first one waits, so that the others gather behind it.
+                if concerns("/dep-rules/") && concerns("/c1/") {
+                    waits.fetch_add(1, Ordering::SeqCst);
+                    held.acquire().await.expect("never closed").forget();
+                }
+                store.txn(txn).await
+            })
+        })
+    })
+    .await;
+    let in_domain = async |domain: &str, path: &str, body: &Value| {
+        let path = format!("/v4/default/registry{path}");
+        probe.send("POST", &path, &[("x-domain-name", domain)], body.to_string()).await
+    };
+    for name in ["c1", "c2", "p"] {
+        let service = json!({"service": {"serviceName": name, "version": "1.0.0"}});
+        for domain in ["default", "loud"] {
+            in_domain(domain, "/microservices", &service).await.ok();
+        }
+    }
+    let key =
+        |name: &str, version: &str| json!({"appId": "default", "serviceName": name, "version": version});
+    let declare = async |domain: &str, consumer: &str| {
+        let declaration = json!({"consumer": key(consumer, "1.0.0"), "providers": [key("p", "0+")]});
+        in_domain(domain, "/dependencies", &json!({"dependencies": [declaration]})).await
+    };
+    let (of_first, of_loud, of_second, ()) =
+        tokio::join!(declare("default", "c1"), declare("loud", "c1"), declare("default", "c2"), async {
+            while waiting.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            go_on.add_permits(1);
+        });
+    assert_eq!(of_loud.status, 429, "{}", of_loud.text());
+    of_first.empty();
+    of_second.empty();
+}
