@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use answer::{Resolution, is_current};
 use shared::model::{Service, ServiceKey, ServiceRef, Tenant};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::dependency::Wanted;
@@ -126,6 +128,10 @@ impl FindQuery {
     }
 }
 
+/// The time in which the store has to confirm that nothing has changed. It does so in milliseconds; after it the caller gets the
+/// whole reply.
+const CONFIRMING: Duration = Duration::from_secs(1);
+
 /// The revision of a reply with these services.
 fn revision_of<'a>(services: impl Iterator<Item = &'a Arc<ServiceView>>) -> String {
     answer::revision_of(services.filter(|view| !view.instances.is_empty()).map(|view| view.digest))
@@ -173,7 +179,9 @@ impl Registry {
         if !*found.not_modified() {
             return Ok(found);
         }
-        match self.confirmed_for(caller, found.snapshot()).await? {
+        // The whole reply is here. One that polls is not to wait for a store that stands still.
+        let confirming = timeout(CONFIRMING, self.confirmed_for(caller, found.snapshot())).await;
+        match confirming.unwrap_or(Ok(None))? {
             // Nothing has come in since.
             Some(confirmed) if Arc::ptr_eq(&confirmed, found.snapshot()) => Ok(found),
             Some(confirmed) => work(&confirmed),

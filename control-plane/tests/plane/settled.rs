@@ -166,3 +166,18 @@ async fn the_declarations_of_one_tenant_are_not_refused_with_those_of_another() 
     of_first.empty();
     of_second.empty();
 }
+
+#[tokio::test]
+async fn a_poll_gets_the_whole_reply_when_the_store_says_nothing() {
+    let (probe, fault) = faulty().await;
+    let consumer = probe.service(json!({"serviceName": "c"})).await;
+    let provider = probe.service(json!({"serviceName": "p"})).await;
+    probe.instance(&provider, json!({"hostName": "n", "instanceId": "i"})).await;
+    let find = "/instances?appId=default&serviceName=p&version=0%2B";
+    let rev = probe.get_as(&consumer, find).await.revision();
+    let poll = format!("{find}&rev={rev}");
+    assert_eq!(probe.get_as(&consumer, &poll).await.status, 304);
+    *fault.lock() = Some(Fault::NoWord);
+    let whole = timeout(Duration::from_secs(10), probe.get_as(&consumer, &poll)).await.expect("an answer");
+    assert_eq!(whole.ok()["instances"][0]["instanceId"], "i");
+}

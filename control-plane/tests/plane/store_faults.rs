@@ -1,6 +1,7 @@
 //! Faults of the store as clients see them: the contract's codes and plain sentences, but no text of the
 //! store.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(crate) enum Fault {
     Reads(StoreError),
     /// Nothing can be learnt about the present revision.
     Barriers(StoreError),
+    /// The same, and nobody is told so.
+    NoWord,
     /// No lease is granted.
     Leases(StoreError),
     /// The next lease is granted once a permit is there.
@@ -51,6 +54,7 @@ impl Faulty {
             None
             | Some(
                 Fault::Barriers(_)
+                | Fault::NoWord
                 | Fault::Reads(_)
                 | Fault::Leases(_)
                 | Fault::SlowLease(_)
@@ -140,8 +144,11 @@ impl Store for Faulty {
     }
 
     async fn barrier(&self, prefix: &str) -> Result<Revision, StoreError> {
-        if let Some(Fault::Barriers(error)) = self.fault.lock().clone() {
-            return Err(error);
+        let fault = self.fault.lock().clone();
+        match fault {
+            Some(Fault::Barriers(error)) => return Err(error),
+            Some(Fault::NoWord) => pending::<()>().await,
+            _ => {}
         }
         self.store.barrier(prefix).await
     }

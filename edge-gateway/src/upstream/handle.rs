@@ -10,6 +10,7 @@ use follow::tracker::Contents;
 use host::inventory::Inventory;
 use shared::model::{Revision, ServiceRef, Tenant};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::asking::{Asked, Change};
@@ -23,6 +24,10 @@ use crate::policy::Right;
 use crate::push::Encoding;
 use crate::reads::{Lease, Reads};
 use crate::watch::{Full, Selector, Ticket};
+
+/// The time in which a replica has to say what has changed. It does so in milliseconds, and a control plane can be asked
+/// instead.
+const CONFIRMING: Duration = Duration::from_secs(1);
 
 /// A session's reservation.
 #[derive(Debug)]
@@ -232,9 +237,13 @@ impl UpstreamHandle {
         if since == Revision::ZERO {
             return None;
         }
-        match self.requester.try_changes(since).await {
-            Ok(changes) => Some(changes),
-            Err(error) => {
+        match timeout(CONFIRMING, self.requester.try_changes(since)).await {
+            Ok(Ok(changes)) => Some(changes),
+            Err(_) => {
+                debug!("no replica has said in time what has changed; asking a control plane for each find");
+                None
+            }
+            Ok(Err(error)) => {
                 debug!(%error, "no replica could say what has changed; asking a control plane for each find");
                 None
             }

@@ -6,7 +6,19 @@ use edge_gateway::settings::ReadsConfig;
 use shared::event::Action::Update;
 
 use super::{ASKED, Stage, batch_of};
-use crate::world::config;
+use crate::world::{PATIENCE, config};
+
+#[tokio::test]
+async fn a_silent_bus_holds_no_find_up_while_a_control_plane_answers() {
+    // A question on the bus would be given up after the test.
+    let stage = Stage::asking_for(Duration::from_secs(3600)).await;
+    let (rev, batch) = stage.known_find().await;
+    stage.world.control_plane.fall_silent();
+    let all = async { tokio::join!(stage.find(&rev), stage.batch(&batch)) };
+    let (single, batch) = tokio::time::timeout(PATIENCE, all).await.expect("the control plane's answers");
+    assert_eq!((single.status, single.body.as_str(), single.stale), (200, ASKED, false));
+    assert_eq!((batch.status, batch.body.as_str(), batch.stale), (200, ASKED, false));
+}
 
 #[tokio::test]
 async fn nothing_is_called_unchanged_that_has_changed() {
