@@ -149,15 +149,15 @@ impl ReadView {
     ///
     /// # Errors
     /// The reason why the find cannot be answered from this view.
-    pub fn find<'a>(
+    pub fn find<'a, 'r>(
         &'a self,
         consumer: &ServiceRef,
-        resolution: &'a Resolution,
+        resolution: &'r Resolution,
         proof: Proof,
-    ) -> Result<Vec<(&'a ServiceRef, &'a Arc<ReadTopic>)>, Unknown> {
+    ) -> Result<Vec<(&'r ServiceRef, &'a Arc<ReadTopic>)>, Unknown> {
         let interest = self.consumers.get(consumer).ok_or(Unknown::NotFollowed)?;
         let is_outdated = resolution.rev < self.changed_at(interest);
-        let with_state = |service: &'a ServiceRef| Ok((service, self.topic(service, proof)?));
+        let with_state = |service: &'r ServiceRef| Ok((service, self.topic(service, proof)?));
         if is_outdated && proof == Proof::Last {
             // The first find of a provider changes the interest itself, after its answer was made.
             let is_seen = |service: &&ServiceRef| interest.providers.contains(*service);

@@ -17,7 +17,7 @@ use control_plane::view::{Snapshot, interest};
 use fastrand::Rng;
 use follow::read::{Changes, Proof, ReadTopic, ReadView};
 use proto::event::v1 as pb;
-use shared::model::ServiceRef;
+use shared::model::{Revision, ServiceRef};
 
 use super::finds::{Consumer, consumer};
 use super::{REPLICAS, Sim, replica};
@@ -75,15 +75,29 @@ impl Consumer {
         let view = &self.reads.view;
         let mut wrong = None;
         for (find, resolution) in &self.reads.resolutions {
-            let Ok(topics) = view.find(&consumer(), resolution, Proof::Bookmark) else { continue };
+            // When nobody can be asked, less proof is needed and nothing else is told.
+            let last = view.find(&consumer(), resolution, Proof::Last);
+            let Ok(found) = view.find(&consumer(), resolution, Proof::Bookmark) else {
+                if let Some(service) = last
+                    .iter()
+                    .flatten()
+                    .find(|(service, _)| self.has_lost(resolution.rev, service))
+                    .map(|(service, _)| service)
+                {
+                    wrong = Some(format!(
+                        "{find:?} is answered with {service:?}, which the consumer may not see"
+                    ));
+                }
+                continue;
+            };
+            if last.map(|last| reply_of(&last).whole()) != Ok(reply_of(&found).whole()) {
+                wrong = Some(format!("{find:?} is answered otherwise without proof"));
+            }
             // Providers are followed apart, so an answer of several may be of several revisions. Each part is
             // judged alone, and the services are judged together.
             let is_right = self.answered_by(find, &resolution.services)
-                && resolution
-                    .services
-                    .iter()
-                    .zip(&topics)
-                    .all(|(service, topic)| self.is_state(service, topic));
+                && found.len() == resolution.services.len()
+                && found.iter().all(|(service, topic)| self.is_state(service, topic));
             if !is_right {
                 wrong = Some(format!(
                     "{find:?} is answered with {resolution:?} as of {:?} at bookmark {}",
@@ -103,6 +117,15 @@ impl Consumer {
         self.snapshots
             .range(first..)
             .any(|(_, snapshot)| services_of(snapshot, find).as_deref() == Some(services))
+    }
+
+    /// True when the consumer's interest has changed after this revision and does not have the service, as far as the
+    /// gateway knows.
+    fn has_lost(&self, resolved_at: Revision, service: &ServiceRef) -> bool {
+        let interest = self.reads.view.consumers.get(&consumer());
+        interest.is_some_and(|interest| {
+            resolved_at < interest.changed_at && !interest.providers.contains(service)
+        })
     }
 
     /// True when a provider had this state at some revision from the last bookmark on.
@@ -203,10 +226,11 @@ fn truth<'a>(snapshot: &'a Snapshot, find: &Find) -> Option<Found<'a>> {
 }
 
 /// What the gateway finds.
-fn reply_of<'a>(topics: &[&'a Arc<ReadTopic>]) -> Found<'a> {
-    let with_instances = topics.iter().filter(|topic| !topic.instances.is_empty());
-    let rev = answer::revision_of(with_instances.map(|topic| topic.digest));
-    Found { rev, bodies: topics.iter().filter_map(|topic| topic.body()).collect() }
+fn reply_of<'a>(found: &[(&ServiceRef, &'a Arc<ReadTopic>)]) -> Found<'a> {
+    let topics = || found.iter().map(|(_, topic)| *topic);
+    let rev =
+        answer::revision_of(topics().filter(|topic| !topic.instances.is_empty()).map(|topic| topic.digest));
+    Found { rev, bodies: topics().filter_map(|topic| topic.body()).collect() }
 }
 
 /// Both planes give the same reply to a batch of these finds. The client has the gateway's reply to every
