@@ -24,7 +24,6 @@ mod way;
 
 use changes::RuleChange;
 pub(super) use changes::RuleChanges;
-pub(crate) use notes::Wanted;
 use sides::{has_provider, rule_name, rules_of};
 
 /// Pause while a Service-Center node holds the lock of the rules.
@@ -54,6 +53,17 @@ pub(crate) struct Declaration {
     /// Keys whose versions are rules. Their tenant is read only for shared services. `*` as name means
     /// everything in the consumer's environment.
     pub(crate) providers: Vec<ServiceKey>,
+}
+
+/// A find that no dependency rule can stand for: of a name that nobody has registered, of versions that
+/// nobody has or that are hidden from the consumer, of an alias, or of a shared service.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(super) tenant: Tenant,
+    /// The name or alias that was asked for.
+    pub(super) name: Name,
+    /// The version rule.
+    pub(super) versions: String,
 }
 
 /// The value of a dependency that a Service-Center node has queued.

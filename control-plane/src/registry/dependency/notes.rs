@@ -4,25 +4,14 @@
 
 use shared::model::{ServiceKey, ServiceRef, Tenant};
 
-use super::rule_name;
-use crate::keys::{self, Key, Name};
+use super::{Wanted, rule_name};
+use crate::keys::{self, Key};
 use crate::registry::{Registry, RegistryError};
 use crate::store::{Compare, Op, Txn};
 use crate::view::Snapshot;
 
 /// Names that one transaction notes. etcd takes 128 operations.
 const NOTES_PER_TXN: usize = 100;
-
-/// A find that no dependency rule can stand for: of a name that nobody has registered, of versions that
-/// nobody has or that are hidden from the consumer, of an alias, or of a shared service.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(in crate::registry) tenant: Tenant,
-    /// The name or alias that was asked for.
-    pub(in crate::registry) name: Name,
-    /// The version rule.
-    pub(in crate::registry) versions: String,
-}
 
 impl Registry {
     /// Has a consumer wait for the names of providers.
