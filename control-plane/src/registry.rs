@@ -59,6 +59,11 @@ pub(crate) mod validate;
 
 /// The time that a read waits for the revision it must contain, and a write for this replica's view.
 const VIEW_WAIT: Duration = Duration::from_secs(3);
+/// The time for rules that have no provider any more. The client waits for it, and what it asked for is done.
+const TIDYING: Duration = Duration::from_secs(3);
+/// The time in which the store has to confirm that a poll's reply still holds. It does so in milliseconds; after it the client
+/// gets the whole reply.
+const CONFIRMING: Duration = Duration::from_secs(1);
 /// The time in which a view usually reaches a revision that another replica has seen.
 const PROMPT: Duration = Duration::from_millis(50);
 /// The time in which a view reaches a revision that changed something under the registry's root. One that is
@@ -273,11 +278,11 @@ impl Registry {
 
     /// Asks the store once for a request with many parts.
     pub(crate) async fn confirm_once(&self) -> Confirmation {
-        match self.confirmed().await {
-            Ok(Some(confirmed)) => Confirmation::At(confirmed.revision),
-            Ok(None) => Confirmation::Unavailable,
+        match tokio::time::timeout(CONFIRMING, self.confirmed()).await {
+            Ok(Ok(Some(confirmed))) => Confirmation::At(confirmed.revision),
+            Ok(Ok(None)) | Err(_) => Confirmation::Unavailable,
             // Each part has its own error then.
-            Err(_) => Confirmation::Unasked,
+            Ok(Err(_)) => Confirmation::Unasked,
         }
     }
 
@@ -311,9 +316,9 @@ impl Registry {
     }
 
     /// The view on which a write finds that everything is so already. An unconfirmed one may not show the change that
-    /// makes the write needed. Where the store cannot be asked, the present view has to do.
+    /// makes the write needed. Where the store cannot be asked within [`VIEW_WAIT`], the present view has to do.
     async fn settled(&self) -> Result<Arc<Snapshot>, RegistryError> {
-        match self.confirmed().await? {
+        match tokio::time::timeout(VIEW_WAIT, self.confirmed()).await.unwrap_or(Ok(None))? {
             Some(confirmed) => Ok(confirmed),
             None => Ok(self.view.now()?),
         }
@@ -365,8 +370,8 @@ impl Registry {
         }
     }
 
-    /// Runs a transaction that writes something when it succeeds. Returns when this view has the write, or
-    /// the write that the transaction lost to.
+    /// Runs a transaction that writes something when it succeeds, or only compares. Returns when this view has the write,
+    /// or the write that the transaction lost to.
     async fn commit(&self, txn: Txn) -> Result<TxnReply, RegistryError> {
         fairness::rest();
         // One without operations only compares, so its revision may be one that this view never shows.

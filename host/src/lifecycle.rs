@@ -142,7 +142,8 @@ impl Tasks {
         self.drain.cancelled().await;
         self.tracker.close();
         tokio::select! {
-            () = self.tracker.wait() => return true,
+            // After an abort they have not ended by themselves, however soon that is seen here.
+            () = self.tracker.wait() => return !self.abort.is_cancelled(),
             () = tokio::time::sleep(grace) => {
                 warn!(seconds = grace.as_secs_f64(), "the grace period is over; aborting the remaining tasks");
             }
@@ -223,6 +224,22 @@ mod tests {
         assert!(tasks.is_leaving() && !tasks.drain().is_cancelled());
         assert!(tasks.finish(Duration::from_secs(60)).await);
         assert_eq!(told.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test]
+    async fn tasks_that_an_abort_ends_do_not_end_by_themselves() {
+        // What is looked at first is chance.
+        for _ in 0..50 {
+            let tasks = Tasks::new();
+            let abort = tasks.abort().clone();
+            tasks.spawn_named("work", async move { abort.cancelled().await });
+            tasks.drain().cancel();
+            tasks.abort().cancel();
+            while !tasks.tracker.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            assert!(!tasks.finish(Duration::from_secs(60)).await);
+        }
     }
 
     #[tokio::test(start_paused = true)]

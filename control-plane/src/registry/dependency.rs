@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use shared::model::{Service, ServiceKey, ServiceRef, Tenant, null_default};
+use tokio::time::timeout;
 
-use super::{Caller, Registry, RegistryError, validate};
+use super::{Caller, Registry, RegistryError, TIDYING, validate};
 use crate::keys::Name;
 use crate::trail;
 use crate::version::{Version, VersionRule};
@@ -112,7 +113,8 @@ impl Registry {
             self.set_rules(&consumer, providers, mode).await?;
         }
         if mode == Mode::Overwrite {
-            self.drop_all_dangling(tenant).await?;
+            // Those that are left go with the next declaration.
+            timeout(TIDYING, self.drop_all_dangling(tenant)).await.unwrap_or(Ok(()))?;
         }
         Ok(())
     }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use answer::{Resolution, is_current};
 use shared::model::{Service, ServiceKey, ServiceRef, Tenant};
@@ -14,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::dependency::Wanted;
 use super::service::existing;
-use super::{Caller, Registry, RegistryError, validate};
+use super::{CONFIRMING, Caller, Registry, RegistryError, validate};
 use crate::keys::Name;
 use crate::store::StoreError;
 use crate::version::VersionRule;
@@ -127,10 +126,6 @@ impl FindQuery {
         Ok((text, rule))
     }
 }
-
-/// The time in which the store has to confirm that nothing has changed. It does so in milliseconds; after it the caller gets the
-/// whole reply.
-const CONFIRMING: Duration = Duration::from_secs(1);
 
 /// The revision of a reply with these services.
 fn revision_of<'a>(services: impl Iterator<Item = &'a Arc<ServiceView>>) -> String {

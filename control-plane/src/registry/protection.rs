@@ -59,7 +59,8 @@ impl Registry {
 
     /// Releases the held instances of a service: its watchers receive their deletion.
     pub(crate) async fn release(&self, service: &ServiceRef) -> Result<(), RegistryError> {
-        match tokio::time::timeout(VIEW_WAIT, self.release_all(service)).await {
+        // Looking whether there is anything to release may take as long as releasing it.
+        match tokio::time::timeout(2 * VIEW_WAIT, self.release_all(service)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(RegistryError::ReleaseTimedOut),
         }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use sha1::{Digest, Sha1};
@@ -14,7 +13,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::quota::{Permit, Resource};
-use super::{Caller, Registry, RegistryError, own, validate};
+use super::{Caller, Registry, RegistryError, TIDYING, own, validate};
 use crate::keys::{self, Key, Name};
 use crate::record;
 use crate::store::{Compare, Op, Txn};
@@ -23,8 +22,6 @@ use crate::view::{ServiceView, Snapshot};
 
 /// Leases of a deleted service's instances that are revoked at the same time.
 const REVOKES_AT_ONCE: usize = 64;
-/// The time that a delete takes for rules which have no provider any more. The client waits for it, and the service is gone.
-const TIDYING: Duration = Duration::from_secs(3);
 
 /// The id of a service whose registrant chose none. It is the same in every cluster, and again after a
 /// delete.
@@ -227,7 +224,7 @@ impl Registry {
     /// leases. All of it is harmless if it stays, so a failure is only logged.
     async fn tidy_after(&self, service: &ServiceRef, deleted: &Arc<ServiceView>) {
         if let Some(record) = &deleted.service {
-            // Long declarations of a consumer may be under way, and its rules wait for them.
+            // A consumer's rules wait for its long declarations that are under way, and there may be many consumers.
             let removing = self.forget_dependencies(&service.tenant, record);
             match timeout(TIDYING, removing).await {
                 Ok(Ok(())) => {}
@@ -236,7 +233,7 @@ impl Registry {
                     warn!(service.id = %service.id, error, "dependency rules of a deleted service could not be removed");
                 }
                 Err(_) => {
-                    warn!(service.id = %service.id, "dependency rules of a deleted service stay, because others of their consumers are being changed");
+                    warn!(service.id = %service.id, "dependency rules of a deleted service stay, because they could not be removed in time");
                 }
             }
         }

@@ -201,9 +201,9 @@ impl Ration {
         }
     }
 
-    /// Counts a transaction that adds so many bytes, unless they are more than its tenant may write.
-    fn admit(&self, txn: &Txn, bytes: u64, now: Instant) -> Result<(), StoreError> {
-        let Some(tenant) = writer_of(txn).filter(|_| bytes > 0) else { return Ok(()) };
+    /// Counts a transaction that adds so many bytes, unless they are more than its tenant may write. Returns what was counted.
+    fn admit(&self, txn: &Txn, bytes: u64, now: Instant) -> Result<Option<Counted>, StoreError> {
+        let Some(tenant) = writer_of(txn).filter(|_| bytes > 0) else { return Ok(None) };
         let mut state = self.state.lock();
         let is_newcomer = state.known.as_ref().is_some_and(|known| !known.contains(&tenant));
         let allowed = state.allowed(is_newcomer).filter(|_| bytes > BESIDE_DELETES || !ends_a_record(txn));
@@ -213,9 +213,11 @@ impl Ration {
             state.recent_of(&tenant, now)
         };
         recent.decay(now);
+        let drawn = recent.reserved;
         if recent.admit(bytes, allowed) {
+            let drawn = recent.reserved - drawn;
             state.since += bytes;
-            return Ok(());
+            return Ok(Some(Counted { tenant, is_newcomer, bytes, drawn }));
         }
         if !std::mem::replace(&mut recent.refused, true) {
             let whose = if is_newcomer { "new tenants together" } else { "the tenant" };
@@ -227,6 +229,31 @@ impl Ration {
         }
         self.refused.add(1, &[]);
         Err(StoreError::Rationed)
+    }
+}
+
+/// A write that counts.
+#[derive(Debug)]
+struct Counted {
+    tenant: Tenant,
+    is_newcomer: bool,
+    bytes: u64,
+    /// Those of the bytes that come out of the reserve.
+    drawn: u64,
+}
+
+impl Ration {
+    /// Takes back a write that the store has not made. Somebody else may make it lose as often as it is tried.
+    fn take_back(&self, counted: Counted) {
+        let Counted { tenant, is_newcomer, bytes, drawn } = counted;
+        let mut state = self.state.lock();
+        // The store may have told its room meanwhile.
+        state.since = state.since.saturating_sub(bytes);
+        let recent = if is_newcomer { state.newcomers.as_mut() } else { state.recent.get_mut(&tenant) };
+        if let Some(recent) = recent {
+            recent.bytes = (recent.bytes - bytes as f64).max(0.0);
+            recent.reserved = recent.reserved.saturating_sub(drawn);
+        }
     }
 }
 
@@ -251,12 +278,13 @@ fn writer_of(txn: &Txn) -> Option<Tenant> {
     Some(txn.by.clone().unwrap_or(first))
 }
 
-/// True for a transaction that deletes what was registered. It can be repeated only after a write that counts. Other deletes,
-/// such as those of a key that may not exist, stand in writes of every kind.
+/// True for a transaction that deletes what was registered, and writes nothing but the size of its service. It can be repeated
+/// only after a registration, which counts. Deletes stand in writes of every kind, some of keys that do not exist.
 fn ends_a_record(txn: &Txn) -> bool {
     let is_record =
         |key: &str| matches!(Key::parse(key), Key::Service(_) | Key::Instance(..) | Key::Schema(..));
     txn.then.iter().any(|op| matches!(op, Op::Delete(key) if is_record(key)))
+        && written(txn).all(|(key, _)| matches!(Key::parse(key), Key::Size(_)))
 }
 
 /// Passes every call to another store, except for writes that exceed a tenant's ration.
@@ -278,8 +306,17 @@ impl Store for Rationed {
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnReply, StoreError> {
-        self.ration.admit(&txn, self.inner.growth(&txn), Instant::now())?;
-        self.inner.txn(txn).await
+        let counted = self.ration.admit(&txn, self.inner.growth(&txn), Instant::now())?;
+        let reply = self.inner.txn(txn).await;
+        // One without an answer may have been made.
+        let is_made = match &reply {
+            Ok(reply) => reply.succeeded,
+            Err(error) => matches!(error, StoreError::Unavailable(_)),
+        };
+        if let Some(counted) = counted.filter(|_| !is_made) {
+            self.ration.take_back(counted);
+        }
+        reply
     }
 
     async fn grant(&self, ttl: i64) -> Result<LeaseId, StoreError> {

@@ -4,7 +4,7 @@
 //! be reached.
 //!
 //! A probe that is late shows a replica that answers nothing, unless it has answered a request meanwhile. The answer is
-//! waited for some seconds longer: where all are slow, reads would otherwise be given up before they are answered, for as
+//! waited for up to five seconds in all: where all are slow, reads would otherwise be given up before they are answered, for as
 //! long as probes are late.
 
 use std::sync::Arc;
@@ -63,7 +63,11 @@ impl ReplicaSet {
             };
             drop(in_time);
             match outcome {
-                Ok(outcome) => self.note(replica, outcome),
+                Ok(outcome) => {
+                    // What they have to say is older.
+                    late.clear();
+                    self.note(replica, outcome);
+                }
                 Err(_) => {
                     self.was_late(replica, time);
                     if late.len() < MOST_LATE {

@@ -103,10 +103,7 @@ impl GatewayParts {
                 return Ok(Asked::ControlPlane(no_place(none)));
             }
             match list.turn().await {
-                Turn::Answered(content) => {
-                    edge.metrics.listed(Outcome::Here);
-                    Ok(Asked::Here(client.told(&content)))
-                }
+                Turn::Answered(content) => Ok(Asked::Here(tell(edge, client, &content, Outcome::Here))),
                 turn => self.ask_for_list(edge, request, key, (list, turn), client).await,
             }
         };
@@ -131,14 +128,6 @@ impl GatewayParts {
             ask_by_tag(request.headers_mut(), key, kept.as_deref());
         }
         let answer = self.pass_on_in_place(request, Some(&key.tenant)).await?;
-        if let Some((kept, age)) = unconfirmed(&answer, kept.as_deref()) {
-            question.into_iter().for_each(|question| question.failed());
-            edge.lists.settle(key, list);
-            let mut answer = client.told(kept);
-            mark_stale(&mut answer, age);
-            edge.metrics.listed(Outcome::Stale);
-            return Ok(Asked::ControlPlane(answer));
-        }
         let content = match &question {
             Some(_) => content_of(edge, answer, key, kept.as_deref()).await,
             None => Err(Unkept { answer, lasts: false }),
@@ -151,8 +140,7 @@ impl GatewayParts {
                     question.answered(content.clone());
                 }
                 let outcome = if is_confirmed { Outcome::Here } else { Outcome::Forwarded };
-                edge.metrics.listed(outcome);
-                Asked::ControlPlane(client.told(&content))
+                Asked::ControlPlane(tell(edge, client, &content, outcome))
             }
             Err(Unkept { answer, lasts }) => {
                 match question {
@@ -199,12 +187,14 @@ struct Unkept {
     lasts: bool,
 }
 
-/// The list that is kept and its age, if it is what a control plane knows whose store does not confirm it.
-fn unconfirmed<'a>(answer: &Response<Body>, kept: Option<&'a Content>) -> Option<(&'a Content, Duration)> {
-    let is_kept = |kept: &&Content| {
-        answer.status() == StatusCode::NOT_MODIFIED && answer.headers().get(ETAG) == Some(&kept.tag)
-    };
-    Some((kept.filter(is_kept)?, answer::stale::age(answer.headers())?))
+/// The list as this client takes it, with the mark that it came with.
+fn tell(edge: &EdgeReads, client: &Client, content: &Content, outcome: Outcome) -> Response<Body> {
+    let mut answer = client.told(content);
+    if content.is_stale {
+        mark_stale(&mut answer, content.confirmed.elapsed());
+    }
+    edge.metrics.listed(if content.is_stale { Outcome::Stale } else { outcome });
+    answer
 }
 
 /// The content that a control plane has sent or confirmed.
@@ -215,19 +205,19 @@ async fn content_of(
     kept: Option<&Content>,
 ) -> Result<Content, Unkept> {
     let status = answer.status();
-    // Others would get it without its mark.
-    if answer::stale::age(answer.headers()).is_some() {
-        return Err(Unkept { answer, lasts: false });
-    }
     // Control planes add a tag where the answer is the same for all clients that may see all services, unless they
     // know nothing of the tenant.
     let Some(tag) = answer.headers().get(ETAG).cloned() else {
         return Err(Unkept { answer, lasts: false });
     };
+    // A control plane whose store is silent tells since when.
+    let age = answer::stale::age(answer.headers());
     let confirmed = Instant::now();
+    let confirmed = confirmed.checked_sub(age.unwrap_or_default()).unwrap_or(confirmed);
+    let is_stale = age.is_some();
     match (status, kept) {
         (StatusCode::NOT_MODIFIED, Some(kept)) if kept.tag == tag => {
-            return Ok(Content { confirmed, ..kept.clone() });
+            return Ok(Content { confirmed, is_stale, ..kept.clone() });
         }
         (StatusCode::OK, _) => {}
         _ => return Err(Unkept { answer, lasts: false }),
@@ -242,7 +232,7 @@ async fn content_of(
         return Err(Unkept { answer, lasts: false });
     };
     match read(answer.into_body()).await {
-        Some(body) => Ok(Content { tag, body, gzip, confirmed }),
+        Some(body) => Ok(Content { tag, body, gzip, confirmed, is_stale }),
         None => {
             let answer = refusal::unavailable("the list broke off; try again");
             Err(Unkept { answer, lasts: false })

@@ -64,6 +64,8 @@ pub(crate) struct Content {
     pub(crate) gzip: bool,
     /// A control plane gave this answer, or confirmed it, then.
     pub(crate) confirmed: Instant,
+    /// Its store did not confirm it.
+    pub(crate) is_stale: bool,
 }
 
 /// A list, and the requests that wait for it.

@@ -34,6 +34,8 @@ struct Plane {
     /// Each answer takes one of these.
     permits: Arc<Semaphore>,
     reachable: watch::Sender<bool>,
+    /// The store has been silent for so long.
+    silent: Arc<Mutex<Option<Duration>>>,
 }
 
 #[async_trait]
@@ -62,6 +64,9 @@ impl Forward for Plane {
             answer::gzip::mark(response.headers_mut());
         }
         answer::tag::mark(response.headers_mut(), &tag);
+        if let Some(age) = *self.silent.lock() {
+            answer::stale::mark(response.headers_mut(), age);
+        }
         Ok(response)
     }
 
@@ -84,6 +89,7 @@ impl Stage {
             asked: Arc::default(),
             permits: Arc::new(Semaphore::new(1000)),
             reachable: watch::Sender::new(true),
+            silent: Arc::default(),
         };
         let upstream = UpstreamConfig { reads, ..config().upstream.clone() };
         let world = World::with_forward(Config { upstream, ..config() }, Arc::new(plane.clone())).await;
@@ -299,4 +305,20 @@ async fn a_client_has_its_own_list_that_is_too_large_to_keep_confirmed() {
     let confirmed = stage.get(&[(IF_NONE_MATCH.as_str(), &tag(&large))]).await;
     assert_eq!((confirmed.status(), confirmed.body().as_str()), (StatusCode::NOT_MODIFIED, ""));
     assert_eq!(stage.asked(), [String::new(), tag(&large)]);
+}
+
+#[tokio::test]
+async fn a_list_that_its_store_does_not_confirm_is_kept_and_told_with_its_mark() {
+    let stage = Stage::start(true, ReadsConfig::default()).await;
+    *stage.plane.silent.lock() = Some(Duration::from_secs(40));
+    for named in [String::new(), tag("first")] {
+        let answer = stage.get(&[]).await;
+        assert_eq!((answer.status(), answer.body().as_str()), (StatusCode::OK, "first"));
+        assert!(answer.headers().contains_key(WARNING));
+        assert_eq!(answer.headers().get(AGE), Some(&HeaderValue::from_static("40")));
+        assert_eq!(stage.asked(), [named], "the second question names the list that is kept");
+    }
+    assert_eq!(stage.counted("stale"), 2.0);
+    *stage.plane.silent.lock() = None;
+    assert!(!stage.get(&[]).await.headers().contains_key(WARNING), "it is confirmed again");
 }

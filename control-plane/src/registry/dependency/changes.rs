@@ -8,8 +8,8 @@
 //! Two long changes of one consumer at two replicas would undo each other's steps for ever. So a change that
 //! finds its steps undone [rests](Way) until nobody else changes that consumer any more.
 //!
-//! The changes of each tenant gather by themselves: what one tenant does, or may not write any more, holds up and refuses
-//! no other.
+//! The changes of each tenant gather by themselves, so that what one tenant does, or may not write any more, refuses no change
+//! of another. Two tenants meet only at the key of a service that all share, and try again there.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use shared::model::ServiceKey;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Notify, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::sides::{Added, RuleTxn, left_of};
@@ -135,10 +136,10 @@ impl Registry {
         let now = Instant::now();
         for mut change in waiting {
             // Two long changes of one consumer that took turns could undo each other for ever.
-            let is_early = partly.iter().chain(&later).any(|before| before.is_of_consumer_of(&change));
+            let is_early = || partly.iter().chain(&later).any(|before| before.is_of_consumer_of(&change));
             if is_full
                 || whole.len() + partly.len() >= attempts.most
-                || is_early
+                || is_early()
                 || change.way.rests(|| left_of(&snapshot, &change.change), now)
             {
                 later.push(change);
@@ -173,8 +174,13 @@ impl Registry {
                 let tried = joined(partly, whole);
                 attempts.lost += 1;
                 if attempts.lost == CAS_TRIES {
-                    end_all(tried, &Err(RegistryError::Contended));
                     attempts.lost = 0;
+                    if tried.len() > 1 {
+                        // Perhaps one of them loses to somebody for ever. The others must not fail with it.
+                        attempts.most = tried.len() / 2;
+                        return queue.wait_on(joined(tried, later));
+                    }
+                    end_all(tried, &Err(RegistryError::Contended));
                     return queue.wait_on(later);
                 }
                 queue.wait_on(joined(tried, later));
@@ -186,12 +192,19 @@ impl Registry {
                     pause(attempts.lost).await;
                 }
             }
+            // Each has to fit into what is left, and no larger number of them fits if these do not.
+            Err(error) if is_no_room(&error) && whole.len() + partly.len() > 1 => {
+                attempts.most = 1;
+                queue.wait_on(joined(joined(partly, whole), later));
+                // The store was not asked, so nothing here has waited.
+                yield_now().await;
+            }
             // Perhaps one of them asks for too much. The others must not fail with it.
             Err(error) if is_refusal(&error) && whole.len() + partly.len() > 1 => {
                 attempts.most = (whole.len() + partly.len()) / 2;
                 queue.wait_on(joined(joined(partly, whole), later));
             }
-            Err(error) if is_refusal(&error) => {
+            Err(error) if is_refusal(&error) || is_no_room(&error) => {
                 end_all(joined(partly, whole), &Err(error));
                 queue.wait_on(later);
             }
@@ -241,10 +254,12 @@ fn in_turn(partly: Vec<Waiting>, later: Vec<Waiting>) -> Vec<Waiting> {
 
 /// True for an error that is about the transaction, not about the store.
 fn is_refusal(error: &RegistryError) -> bool {
-    matches!(
-        error,
-        RegistryError::TooLarge | RegistryError::Commit(StoreError::Refused(_) | StoreError::Rationed)
-    )
+    matches!(error, RegistryError::TooLarge | RegistryError::Commit(StoreError::Refused(_)))
+}
+
+/// True when the store, or the tenant in it, has no room. What only deletes or compares needs none.
+fn is_no_room(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Commit(StoreError::Rationed | StoreError::Full(_)))
 }
 
 fn joined(mut first: Vec<Waiting>, second: Vec<Waiting>) -> Vec<Waiting> {

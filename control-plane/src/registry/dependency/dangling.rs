@@ -5,11 +5,15 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::{TryStreamExt as _, stream};
 use shared::model::{Service, ServiceKey, Tenant};
 
 use super::{Mode, has_provider, rule_name, rules_of};
 use crate::registry::{Registry, RegistryError};
 use crate::view::Snapshot;
+
+/// Consumers whose rules are looked after at once. Their changes share transactions.
+const CONSUMERS_AT_ONCE: usize = 32;
 
 impl Registry {
     /// Removes the rules of a deleted service, and rules of others that have no provider without it.
@@ -53,24 +57,25 @@ impl Registry {
         tenant: &Tenant,
         consumers: impl Iterator<Item = ServiceKey>,
     ) -> Result<(), RegistryError> {
-        for consumer in consumers {
-            let rules = rules_of(snapshot, &consumer);
-            let is_dangling = |rule: &&ServiceKey| !has_provider(snapshot, tenant, rule);
-            let dangling: Vec<ServiceKey> = rules.keys.iter().filter(is_dangling).cloned().collect();
-            if dangling.is_empty() {
-                continue;
-            }
-            // The names are noted before the rules go: between the two the consumer is interested twice, not
-            // at no time. A note that exists already stands for a later find of the name.
-            let waiting = snapshot.by_key(&consumer);
-            let is_unnoted = |rule: &&ServiceKey| {
-                waiting.as_ref().is_some_and(|waiting| self.note_of(snapshot, waiting, rule).is_none())
-            };
-            let unnoted: Vec<ServiceKey> = dangling.iter().filter(is_unnoted).cloned().collect();
-            self.want_providers(snapshot, tenant, &consumer, &unnoted).await?;
-            // Only these: a find may have added another rule meanwhile.
-            self.set_rules(&consumer, dangling, Mode::Prune).await?;
-        }
-        Ok(())
+        stream::iter(consumers.map(Ok))
+            .try_for_each_concurrent(CONSUMERS_AT_ONCE, async |consumer: ServiceKey| {
+                let rules = rules_of(snapshot, &consumer);
+                let is_dangling = |rule: &&ServiceKey| !has_provider(snapshot, tenant, rule);
+                let dangling: Vec<ServiceKey> = rules.keys.iter().filter(is_dangling).cloned().collect();
+                if dangling.is_empty() {
+                    return Ok(());
+                }
+                // The names are noted before the rules go: between the two the consumer is interested twice, not
+                // at no time. A note that exists already stands for a later find of the name.
+                let waiting = snapshot.by_key(&consumer);
+                let is_unnoted = |rule: &&ServiceKey| {
+                    waiting.as_ref().is_some_and(|waiting| self.note_of(snapshot, waiting, rule).is_none())
+                };
+                let unnoted: Vec<ServiceKey> = dangling.iter().filter(is_unnoted).cloned().collect();
+                self.want_providers(snapshot, tenant, &consumer, &unnoted).await?;
+                // Only these: a find may have added another rule meanwhile.
+                self.set_rules(&consumer, dangling, Mode::Prune).await
+            })
+            .await
     }
 }

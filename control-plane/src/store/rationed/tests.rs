@@ -4,8 +4,8 @@ use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 use super::*;
-use crate::store::bytes_written;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use crate::store::{Compare, bytes_written};
 use host::lifecycle::Tasks;
 use shared::model::ServiceRef;
 
@@ -30,7 +30,7 @@ fn write(domain: &str, bytes: usize) -> Txn {
 
 /// As over etcd, where all bytes that are written count.
 fn admit(ration: &Ration, txn: &Txn, now: Instant) -> Result<(), StoreError> {
-    ration.admit(txn, bytes_written(txn), now)
+    ration.admit(txn, bytes_written(txn), now).map(drop)
 }
 
 /// Writes 1 MiB at a time, and returns how many were admitted.
@@ -49,8 +49,11 @@ fn a_tenant_that_fills_the_store_is_slowed_before_others() {
     assert_eq!(flood(&ration, "other", now), 1, "an eighth of the room that is left");
     let delete = Txn { then: vec![Op::Delete("/cse-sr/inst/files/loud/d/s/i".into())], ..Txn::default() };
     assert!(admit(&ration, &delete, now).is_ok(), "deletes make room");
-    let beside =
-        |bytes| Txn { then: [write("loud", bytes).then, delete.then.clone()].concat(), ..Txn::default() };
+    let size = Key::Size(ServiceRef::new(Tenant::new("loud", "default"), "s")).render().expect("a key");
+    let beside = |bytes| Txn {
+        then: [vec![Op::put(size.clone(), vec![0; bytes])], delete.then.clone()].concat(),
+        ..Txn::default()
+    };
     assert!(
         admit(&ration, &beside(200), now).is_ok(),
         "an instance that is unregistered leaves a small record"
@@ -81,10 +84,13 @@ fn a_delete_of_no_record_is_no_way_around_the_ration() {
         while admit(&ration, &txn, now).is_ok() {
             assert!(
                 ration.state.lock().since < 20 * MIB,
-                "a quarter of an hour of such writes fills the store"
+                "such writes are never refused"
             );
         }
     }
+    // A schema that takes the place of another one makes no room either.
+    let swap = of(Key::Schema(service.clone(), "new".to_owned()), Key::Schema(service.clone(), id()));
+    assert!(admit(&ration, &swap, now).is_err());
     assert!(admit(&ration, &of(Key::Size(service.clone()), Key::Instance(service, id())), now).is_ok());
 }
 
@@ -220,6 +226,25 @@ fn many_tenants_do_not_fill_the_memory() {
         admit(&ration, &write(&format!("t{n}"), 10), now).expect("admitted");
     }
     assert!(ration.state.lock().recent.len() <= MANY_TENANTS);
+}
+
+#[tokio::test]
+async fn a_write_that_is_not_made_does_not_count() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tasks = Tasks::new();
+    let path = directory.path().join("muster.redb");
+    let embedded: Arc<dyn Store> =
+        EmbeddedStore::open(path, EmbeddedConfig::default(), &tasks).expect("opens");
+    let ration = Arc::new(ration(85 * MIB));
+    let store = Rationed::new(embedded, ration.clone());
+    // Somebody else has been faster, each time.
+    let lost = Txn { compare: vec![Compare::Exists("/nothing".into())], ..write("quiet", 100_000) };
+    for _ in 0..200 {
+        assert!(!store.txn(lost.clone()).await.expect("is answered").succeeded);
+    }
+    assert_eq!(ration.state.lock().since, 0);
+    store.txn(write("quiet", 100_000)).await.expect("there is room");
+    assert!(ration.state.lock().since > 100_000);
 }
 
 #[tokio::test]

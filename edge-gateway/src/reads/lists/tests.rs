@@ -20,6 +20,7 @@ fn content(body: &'static str) -> Arc<Content> {
         body: Bytes::from_static(body.as_bytes()),
         gzip: false,
         confirmed: Instant::now(),
+        is_stale: false,
     })
 }
 
