@@ -82,10 +82,7 @@ fn a_delete_of_no_record_is_no_way_around_the_ration() {
         of(Key::Rule(service.clone(), id()), Key::Rule(service.clone(), "j".to_owned())),
     ] {
         while admit(&ration, &txn, now).is_ok() {
-            assert!(
-                ration.state.lock().since < 20 * MIB,
-                "such writes are never refused"
-            );
+            assert!(ration.state.lock().since < 20 * MIB, "such writes are never refused");
         }
     }
     // A schema that takes the place of another one makes no room either.
