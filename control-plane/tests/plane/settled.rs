@@ -94,6 +94,34 @@ async fn a_dependency_that_was_dropped_elsewhere_is_declared_again() {
 }
 
 #[tokio::test]
+async fn a_shift_that_was_resumed_elsewhere_is_paused_again() {
+    let (probe, fault) = faulty().await;
+    let mut services = Vec::new();
+    for version in ["1.0.0", "2.0.0"] {
+        services.push(probe.service(json!({"serviceName": "order", "version": version})).await);
+    }
+    let [from, to] = [0, 1].map(|n| json!({"serviceId": services[n]}));
+    let plan = json!({"from": from, "to": to, "steps": [{"toWeight": 10, "seconds": 3600}], "reason": "r"});
+    let id = probe.post("/shifts", &plan).await.ok()["shiftId"].as_str().expect("an id").to_owned();
+    let pause = format!("/shifts/{id}/pause");
+    probe.put(&pause, &json!({})).await.empty();
+    let stored = async || {
+        let found = probe.store().range(RangeRequest::prefix("/cse-sr/muster/shift/")).await.expect("read");
+        let [shift] = found.items.try_into().expect("one shift");
+        (shift.key, String::from_utf8(shift.value.to_vec()).expect("text"))
+    };
+    let resume = async {
+        let (key, value) = stored().await;
+        let value = value.replace(r#""state":"paused""#, r#""state":"running""#);
+        let then = vec![Op::put(key, value)];
+        probe.store().txn(Txn { then, ..Txn::default() }).await.expect("writable");
+    };
+    on_a_late_view(&fault, resume, probe.put(&pause, &json!({}))).await.empty();
+    let (_, value) = stored().await;
+    assert!(value.contains(r#""state":"paused""#), "{value}");
+}
+
+#[tokio::test]
 async fn a_find_is_answered_though_the_store_has_no_room_to_record_it() {
     let (probe, fault) = faulty().await;
     let consumer = probe.service(json!({"serviceName": "c"})).await;
