@@ -66,7 +66,7 @@ pub(crate) struct Guard {
     pub(crate) metrics: ApiMetrics,
     pub(crate) alarms: Alarms,
     pub(crate) view: View,
-    /// Whether answers from the view are confirmed.
+    /// Tells for how long answers from the view have not been confirmed.
     pub(crate) doubt: Arc<Doubt>,
     pub(crate) gate: Gate,
     pub(crate) auditing: Auditing,

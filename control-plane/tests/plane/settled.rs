@@ -31,6 +31,14 @@ async fn on_a_late_view<T>(
     }
 }
 
+/// The service `c`, and the service `p` with the instance `i`.
+async fn consumer_and_provider(probe: &Probe) -> (String, String) {
+    let consumer = probe.service(json!({"serviceName": "c"})).await;
+    let provider = probe.service(json!({"serviceName": "p"})).await;
+    probe.instance(&provider, json!({"hostName": "n", "instanceId": "i"})).await;
+    (consumer, provider)
+}
+
 /// Deletes every key below a prefix that contains `part`, as another replica does.
 async fn delete_elsewhere(probe: &Probe, prefix: &str, part: &str) {
     let found = probe.store().range(RangeRequest::prefix(prefix)).await.expect("read").items;
@@ -124,9 +132,7 @@ async fn a_shift_that_was_resumed_elsewhere_is_paused_again() {
 #[tokio::test]
 async fn a_find_is_answered_though_the_store_has_no_room_to_record_it() {
     let (probe, fault) = faulty().await;
-    let consumer = probe.service(json!({"serviceName": "c"})).await;
-    let provider = probe.service(json!({"serviceName": "p"})).await;
-    probe.instance(&provider, json!({"hostName": "n", "instanceId": "i"})).await;
+    let (consumer, provider) = consumer_and_provider(&probe).await;
     let find = |name: &str| format!("/instances?appId=default&serviceName={name}&version=0%2B");
     for error in [StoreError::Rationed, StoreError::Full("no room".into())] {
         *fault.lock() = Some(Fault::Once(error.clone()));
@@ -189,9 +195,7 @@ async fn the_declarations_of_one_tenant_neither_hold_up_nor_refuse_those_of_anot
 #[tokio::test]
 async fn a_poll_gets_the_whole_reply_when_the_store_says_nothing() {
     let (probe, fault) = faulty().await;
-    let consumer = probe.service(json!({"serviceName": "c"})).await;
-    let provider = probe.service(json!({"serviceName": "p"})).await;
-    probe.instance(&provider, json!({"hostName": "n", "instanceId": "i"})).await;
+    let (consumer, _) = consumer_and_provider(&probe).await;
     let find = "/instances?appId=default&serviceName=p&version=0%2B";
     let rev = probe.get_as(&consumer, find).await.revision();
     let poll = format!("{find}&rev={rev}");

@@ -17,7 +17,7 @@ use shared::model::{Revision, Tenant};
 
 use super::gate::Caller;
 use super::polls::resolutions_of;
-use super::reads::{Asked, EdgeReads, age_if_told, finished, forwarded, mark_stale};
+use super::reads::{Asked, EdgeReads, age_if_told, finished, forwarded};
 use super::{GatewayParts, NoAnswer};
 use crate::metrics::Answered as Outcome;
 use crate::polls::Given;
@@ -92,7 +92,7 @@ impl GatewayParts {
             Err(refusal) => return Ok(poll.follow(refusal)),
         };
         if let Some(age) = stale {
-            mark_stale(&mut answer, age);
+            answer::stale::mark(answer.headers_mut(), age);
         }
         if let Some(traced) = traced {
             let about = vec![KeyValue::new("http.request.method", "POST")];

@@ -20,7 +20,7 @@ use opentelemetry::KeyValue;
 
 use super::gate::Caller;
 use super::proxy::{no_place, remove_hop_by_hop};
-use super::reads::{Asked, EdgeReads, forwarded, mark_stale};
+use super::reads::{Asked, EdgeReads, forwarded};
 use super::{GatewayParts, NoAnswer, refusal};
 use crate::metrics::Answered as Outcome;
 use crate::reads::{Content, List, ListKey, Turn};
@@ -191,7 +191,7 @@ struct Unkept {
 fn tell(edge: &EdgeReads, client: &Client, content: &Content, outcome: Outcome) -> Response<Body> {
     let mut answer = client.told(content);
     if content.is_stale {
-        mark_stale(&mut answer, content.confirmed.elapsed());
+        answer::stale::mark(answer.headers_mut(), content.confirmed.elapsed());
     }
     edge.metrics.listed(if content.is_stale { Outcome::Stale } else { outcome });
     answer
@@ -255,7 +255,7 @@ fn stale(edge: &EdgeReads, list: &List, client: &Client) -> Option<Response<Body
         return None;
     }
     let mut answer = client.told(&content);
-    mark_stale(&mut answer, age);
+    answer::stale::mark(answer.headers_mut(), age);
     edge.metrics.listed(Outcome::Stale);
     Some(answer)
 }

@@ -337,7 +337,7 @@ fn stale_at(edge: &EdgeReads, view: &EdgeView, question: &Question, grant: &Gran
         true => unchanged(question, &found),
         false => full(question, &found),
     };
-    mark_stale(&mut answer, age);
+    answer::stale::mark(answer.headers_mut(), age);
     edge.metrics.answered(Outcome::Stale);
     Some((answer, found.given(&view.read, &question.reader.consumer)))
 }
@@ -347,11 +347,6 @@ pub(super) fn age_if_told(reads: &Reads, view: &EdgeView) -> Option<Duration> {
     let age = reads.age(view, Instant::now())?;
     let is_told = reads.config.stale_for.is_zero() || age <= reads.config.stale_for;
     is_told.then_some(age)
-}
-
-/// Marks an answer as one that nobody has confirmed for this time.
-pub(super) fn mark_stale(answer: &mut Response<Body>, age: Duration) {
-    answer::stale::mark(answer.headers_mut(), age);
 }
 
 /// The outcome for which a control plane's answer counts: it marks those that its store has not confirmed.

@@ -196,7 +196,7 @@ impl Registry {
             Err(error) if is_no_room(&error) && whole.len() + partly.len() > 1 => {
                 attempts.most = 1;
                 queue.wait_on(joined(joined(partly, whole), later));
-                // The store was not asked, so nothing here has waited.
+                // A ration refuses without asking the store, so nothing here may have waited yet.
                 yield_now().await;
             }
             // Perhaps one of them asks for too much. The others must not fail with it.
@@ -208,7 +208,7 @@ impl Registry {
                 end_all(joined(partly, whole), &Err(error));
                 queue.wait_on(later);
             }
-            // The store is away. Each further transaction would wait for it in vain.
+            // The store is away, or has too much to do. Each further transaction would wait for it in vain.
             Err(error) => end_all(joined(joined(partly, whole), later), &Err(error)),
         }
     }
