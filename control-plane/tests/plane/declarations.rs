@@ -1,13 +1,16 @@
 //! Declared dependencies: changes of rules that are long, or meet others.
 
+use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use control_plane::record::DependencySet;
 use control_plane::store::{Op, RangeRequest, Store};
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Barrier, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::hooked::Hooked;
@@ -149,4 +152,79 @@ async fn a_deleted_service_takes_only_the_rules_about_its_own_name_along() {
     let consumers: Vec<&str> =
         rules.iter().map(|rule| rule.key.rsplit('/').nth(1).expect("a name")).collect();
     assert_eq!(consumers, ["other"]);
+}
+
+/// A store that holds back for ever what changes the rules of consumers whose names begin with `slow`, once it is told to.
+fn withholding(store: Arc<dyn Store>, begun: Arc<AtomicBool>) -> Arc<dyn Store> {
+    Hooked::around(store, move |store, txn| {
+        let begun = begun.clone();
+        Box::pin(async move {
+            let is_of_slow = |op: &Op| matches!(op, Op::Put { key, .. } | Op::Delete(key) if key.starts_with(CONSUMERS) && key.contains("/slow"));
+            if begun.load(Ordering::Relaxed) && txn.then.iter().any(is_of_slow) {
+                pending::<()>().await;
+            }
+            store.txn(txn).await
+        })
+    })
+}
+
+#[tokio::test]
+async fn a_client_does_not_wait_for_ever_for_rules_that_are_tidied_up() {
+    let begun = Arc::new(AtomicBool::new(false));
+    let probe = Probe::start_over(|store| withholding(store, begun.clone())).await;
+    let service = |name| probe.service(json!({"serviceName": name, "version": "1.0.0"}));
+    let (_, _, provider) = tokio::join!(service("quick"), service("slow"), service("p"));
+    // A rule without a provider, which the next declaration tidies up, and one whose provider is about to go.
+    probe.post("/dependencies", &declaration("slow", ["gone".to_owned(), "p".to_owned()])).await.empty();
+    begun.store(true, Ordering::Relaxed);
+    let declared = declaration("quick", ["p".to_owned()]);
+    let path = format!("/microservices/{provider}?force=1");
+    for waits_for_tidying in [probe.put("/dependencies", &declared).boxed(), probe.delete(&path).boxed()] {
+        let answer = timeout(Duration::from_secs(20), waits_for_tidying).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    probe.get(&format!("/microservices/{provider}")).await.refused("400012");
+}
+
+#[tokio::test]
+async fn tenants_that_depend_on_a_shared_service_at_once_lose_no_rule() {
+    const SHARED_KEY: &str = "/cse-sr/ms/dep-rules/default/default/p//default/SERVICECENTER/";
+    // Two transactions that change the key of the shared service meet before either is committed.
+    let meeting = Arc::new(Barrier::new(2));
+    let to_meet = Arc::new(AtomicUsize::new(2));
+    let count = to_meet.clone();
+    let probe = Probe::start_over(|store| {
+        Hooked::around(store, move |store, txn| {
+            let (meeting, count) = (meeting.clone(), count.clone());
+            Box::pin(async move {
+                let is_of_shared = |op: &Op| matches!(op, Op::Put { key, .. } if key.starts_with(SHARED_KEY));
+                if txn.then.iter().any(is_of_shared)
+                    && count
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                        .is_ok()
+                {
+                    meeting.wait().await;
+                }
+                store.txn(txn).await
+            })
+        })
+    })
+    .await;
+    let declare = async |domain: &str| {
+        let headers = [("x-domain-name", domain)];
+        let service = json!({"service": {"serviceName": "c", "version": "1.0.0"}}).to_string();
+        probe.send("POST", "/v4/default/registry/microservices", &headers, service).await.ok();
+        let mut body = declaration("c", ["SERVICECENTER".to_owned()]);
+        body["dependencies"][0]["providers"][0]["tenant"] = json!("default/default");
+        probe.send("POST", "/v4/default/registry/dependencies", &headers, body.to_string()).await.empty();
+    };
+    let both = async { tokio::join!(declare("one"), declare("two")) };
+    timeout(Duration::from_secs(20), both).await.expect("both are written");
+    assert_eq!(to_meet.load(Ordering::Relaxed), 0, "they have met");
+    let rules = probe.store().range(RangeRequest::prefix(SHARED_KEY)).await.expect("read").items;
+    let [rules] = rules.try_into().expect("one provider");
+    let rules: DependencySet = serde_json::from_slice(&rules.value).expect("a set");
+    let mut tenants: Vec<&str> = rules.keys.iter().map(|consumer| consumer.tenant.as_str()).collect();
+    tenants.sort_unstable();
+    assert_eq!(tenants, ["one/default", "two/default"]);
 }

@@ -203,4 +203,27 @@ async fn a_poll_gets_the_whole_reply_when_the_store_says_nothing() {
     *fault.lock() = Some(Fault::NoWord);
     let whole = timeout(Duration::from_secs(10), probe.get_as(&consumer, &poll)).await.expect("an answer");
     assert_eq!(whole.ok()["instances"][0]["instanceId"], "i");
+    // A batch of such polls asks once for all, and waits no longer.
+    let poll = json!({"service": {"appId": "default", "serviceName": "p", "version": "0+"}, "rev": rev});
+    let polls = json!({"services": vec![poll; 20]});
+    let batch = probe.post("/instances/action?type=query", &polls);
+    let whole = timeout(Duration::from_secs(10), batch).await.expect("an answer").ok();
+    let updated = whole["services"]["updated"].as_array().expect("whole replies");
+    assert_eq!(updated.len(), 20, "{whole}");
+}
+
+#[tokio::test]
+async fn instances_that_another_replica_holds_are_released() {
+    let (probe, fault) = faulty().await;
+    let id = probe.service(json!({"serviceName": "order"})).await;
+    let held = format!("/cse-sr/muster/held/default/default/{id}/");
+    let hold = async {
+        let record = json!({"instance": {"serviceId": id, "instanceId": "i", "hostName": "n"}});
+        let then = vec![Op::put(format!("{held}i"), record.to_string())];
+        probe.store().txn(Txn { then, ..Txn::default() }).await.expect("writable");
+    };
+    let release = format!("/v4/default/admin/protections/{id}");
+    on_a_late_view(&fault, hold, probe.send("DELETE", &release, &[], String::new())).await.empty();
+    let left = probe.store().range(RangeRequest::prefix(&held)).await.expect("read").items;
+    assert!(left.is_empty(), "{left:?}");
 }
