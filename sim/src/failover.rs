@@ -21,6 +21,7 @@ use follow::resume::Resumes;
 use follow::{GroupId, Push, Selector, Tracker};
 use shared::model::{Revision, Scope, ServiceRef, Tenant};
 
+mod beside;
 mod finds;
 mod gateway;
 mod judge;
@@ -30,24 +31,28 @@ mod replica;
 mod resumed;
 mod tenant;
 
+use beside::Beside;
 use finds::Consumer;
 use replica::Replica;
 use resumed::Resumed;
 
 /// The number of moves before everything comes to rest.
 const MOVES: usize = 160;
+/// The same where a provider has to come and leave, and be lost sight of, more than once.
+const MANY_MOVES: usize = 1000;
 const REPLICAS: usize = 3;
 const SERVICES: u8 = 2;
 
 /// A request of the gateway that no replica has answered yet.
 enum Question {
     Interest {
+        group: GroupId,
         /// The revision at which the interest is known; `None` in the first request.
         known_at: Option<Revision>,
     },
     OpenTopics(Vec<Want>),
     Replay(Vec<Want>),
-    CatchUp(Want),
+    CatchUp(GroupId, Want),
     /// The departures since a revision.
     Departures(Revision),
     /// The events of these departed providers.
@@ -90,8 +95,12 @@ struct Sim {
     stand_ins: bool,
     /// The store commits changes of several services together.
     commits_together: bool,
+    /// No replica dies or lists the store again, so all replies are changes.
+    replicas_last: bool,
     /// The consumer whose finds decide on its providers, if the watch is of one.
     consumer: Option<Consumer>,
+    /// Another group, which keeps the providers that the first one leaves.
+    beside: Option<Beside>,
 }
 
 fn service(number: u8) -> ServiceRef {
@@ -142,7 +151,9 @@ impl Sim {
             // In three of seven seeds, none of which is a regression: those keep the moves that found a
             // defect.
             commits_together: [0, 3, 5].contains(&(seed % 7)),
+            replicas_last: false,
             consumer,
+            beside: None,
         };
         if sim.consumer.is_some() {
             sim.register_consumer();
@@ -231,7 +242,7 @@ impl Sim {
 /// # Errors
 /// A description of what was delivered wrongly.
 pub fn explore(seed: u64, stand_ins: bool) -> Result<bool, String> {
-    run(seed, Sim::new(seed, stand_ins, None))
+    run(seed, Sim::new(seed, stand_ins, None), MOVES)
 }
 
 /// Runs a seed with a consumer whose providers change with versions, rules, access and finds.
@@ -239,14 +250,29 @@ pub fn explore(seed: u64, stand_ins: bool) -> Result<bool, String> {
 /// # Errors
 /// A description of the instances that a client knows wrongly.
 pub fn explore_finds(seed: u64) -> Result<bool, String> {
-    run(seed, Sim::new(seed, seed.is_multiple_of(3), Some(Consumer::new(seed))))
+    run(seed, Sim::new(seed, seed.is_multiple_of(3), Some(Consumer::new(seed))), MOVES)
 }
 
-fn run(seed: u64, mut sim: Sim) -> Result<bool, String> {
-    for _ in 0..MOVES {
+/// The same, beside a watch of the whole tenant: the gateway goes on following the providers that leave the consumer.
+///
+/// # Errors
+/// A description of what was delivered or is known wrongly.
+pub fn explore_finds_beside(seed: u64) -> Result<bool, String> {
+    let mut sim = Sim::new(seed, seed.is_multiple_of(3), Some(Consumer::new(seed)));
+    sim.beside = Some(Beside::join(&mut sim.tracker));
+    sim.replicas_last = !seed.is_multiple_of(4);
+    sim.act();
+    run(seed, sim, MANY_MOVES)
+}
+
+fn run(seed: u64, mut sim: Sim, moves: usize) -> Result<bool, String> {
+    for _ in 0..moves {
         sim.step();
     }
     sim.rest();
-    sim.judge().and_then(|()| sim.judge_tenant()).map_err(|error| format!("seed {seed}: {error}"))?;
+    sim.judge()
+        .and_then(|()| sim.judge_beside())
+        .and_then(|()| sim.judge_tenant())
+        .map_err(|error| format!("seed {seed}: {error}"))?;
     Ok(!sim.merged)
 }

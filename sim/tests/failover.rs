@@ -15,7 +15,7 @@ use prost::Message as _;
 use shared::clock::Clock;
 use shared::event::Position;
 use shared::model::{Revision, ServiceRef, Tenant};
-use sim::failover::{explore, explore_finds};
+use sim::failover::{explore, explore_finds, explore_finds_beside};
 
 const SEEDS: u64 = 1500;
 /// Later seeds that found a defect. In the first two, the replica that sent the events lagged behind the one
@@ -37,6 +37,11 @@ fn with_stand_ins_each_change_is_delivered_once() {
 fn a_consumer_knows_what_its_finds_would_answer() {
     // More of them, because fewer are without a reply that is a state.
     judge((0..2 * SEEDS).chain(REGRESSIONS).map(explore_finds).collect());
+}
+
+#[test]
+fn a_consumer_beside_a_watch_of_everything_knows_what_its_finds_would_answer() {
+    judge((0..SEEDS / 5).map(explore_finds_beside).collect());
 }
 
 fn judge(outcomes: Vec<Result<bool, String>>) {

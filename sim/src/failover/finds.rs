@@ -48,6 +48,10 @@ pub(super) struct Consumer {
     created: BTreeSet<(ServiceRef, String)>,
     /// Those of them of which it was told once more, because they had become visible.
     told_again: Vec<String>,
+    /// The instances of whose end the client that stays was told last, each with the revision of that.
+    ended: BTreeMap<(ServiceRef, String), Revision>,
+    /// Those of them of whose end it was told once more, although they had no second end.
+    ended_again: Vec<String>,
 }
 
 /// A client, by the instances that it knows.
@@ -118,6 +122,8 @@ impl Consumer {
             reads: Reads::new(seed),
             created: BTreeSet::new(),
             told_again: Vec::new(),
+            ended: BTreeMap::new(),
+            ended_again: Vec::new(),
         }
     }
 
@@ -178,6 +184,7 @@ impl Consumer {
             client.receive(push);
         }
         let id = id_of(push);
+        self.note_end(&id, push);
         match push.action {
             Action::Create if push.is_difference() && self.created.contains(&id) => {
                 self.told_again.push(format!("{}/{}: told again at {}", id.0.id, id.1, push.at.rev));
@@ -186,6 +193,30 @@ impl Consumer {
             Action::Delete => _ = self.created.remove(&id),
             Action::Create | Action::Update => {}
         }
+    }
+
+    fn note_end(&mut self, id: &(ServiceRef, String), push: &Push) {
+        let rev = push.at.rev;
+        if push.action != Action::Delete {
+            self.ended.remove(id);
+        } else if let Some(before) = self.ended.insert(id.clone(), rev)
+            && !self.has_ended_between(id, before, rev)
+        {
+            self.ended_again.push(format!("{}/{}: ended at {before}, and again at {rev}", id.0.id, id.1));
+        }
+    }
+
+    /// True if an instance was deleted after the first revision, or was in the answers of finds then. When a change of the
+    /// interest was lost, the gateway tells of everything that a find may have shown since.
+    fn has_ended_between(&self, id: &(ServiceRef, String), first: Revision, second: Revision) -> bool {
+        let (service, instance) = id;
+        let mut was_there = false;
+        self.snapshots.iter().filter(|(rev, _)| (first..=second).contains(*rev)).any(|(rev, snapshot)| {
+            let view = snapshot.service(service).map(|(view, _)| view);
+            let is_there = view.is_some_and(|view| view.instances.contains_key(instance));
+            let is_deleted = std::mem::replace(&mut was_there, is_there) && !is_there;
+            is_deleted || (*rev > first && answer(snapshot).contains_key(id))
+        })
     }
 
     /// Judges what a client knows in the end. When replies were `merged` into states, the gateway does not
@@ -208,6 +239,9 @@ impl Consumer {
         // it.
         if !merged && !self.told_again.is_empty() {
             return Err(self.told_again.join(", "));
+        }
+        if !merged && !self.ended_again.is_empty() {
+            return Err(self.ended_again.join(", "));
         }
         self.judge(self.client.as_ref().ok_or("the watch never opened")?, merged)
     }

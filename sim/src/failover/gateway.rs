@@ -1,9 +1,9 @@
 //! The moves of the bus and of the gateway: messages that arrive, effects, questions and their answers.
 
-use follow::Effect;
 use follow::message::{Bookmark, InterestChange};
 use follow::reply::{TopicReplay, Want, interest_request};
 use follow::tracker::Departures;
+use follow::{Effect, GroupId};
 use shared::event::InstanceEvent;
 use shared::subject;
 
@@ -33,9 +33,10 @@ impl Sim {
                 replica.last_bookmark = replica.last_bookmark.max(bookmark.rev);
             }
             self.tracker.on_bookmark(bookmark);
-        } else if message.subject == self.selector.subject() {
-            let change = InterestChange::decode(&self.selector, &message.payload).expect("a change decodes");
-            self.tracker.on_interest_changes(vec![(self.group, change)]);
+        } else if let Some(group) = self.group_of(&message.subject) {
+            let selector = self.selector_of(group);
+            let change = InterestChange::decode(selector, &message.payload).expect("a change decodes");
+            self.tracker.on_interest_changes(vec![(group, change)]);
         } else if let Some(provider) = subject::service_of(&message.subject)
             && message.subject == subject::event(&provider)
             && self.topics.contains(&provider)
@@ -44,6 +45,15 @@ impl Sim {
             self.tracker.on_events(vec![event]);
         }
         self.act();
+    }
+
+    /// The group whose interest's changes have this subject.
+    fn group_of(&self, subject: &str) -> Option<GroupId> {
+        if subject == self.selector.subject() {
+            return Some(self.group);
+        }
+        let beside = self.beside.as_ref().filter(|beside| subject == beside.selector.subject());
+        beside.map(|beside| beside.group)
     }
 
     pub(super) fn act(&mut self) {
@@ -58,7 +68,15 @@ impl Sim {
         for effect in self.tracker.take_effects() {
             let min_rev = self.tracker.seen();
             match effect {
-                Effect::Deliver(push, _) => {
+                Effect::Deliver(push, groups) => {
+                    if let Some(beside) = &mut self.beside
+                        && groups.contains(&beside.group)
+                    {
+                        beside.delivered.push(push.clone());
+                    }
+                    if !groups.contains(&self.group) {
+                        continue;
+                    }
                     for session in &mut self.resumed {
                         session.receive(&push);
                     }
@@ -67,21 +85,21 @@ impl Sim {
                     }
                     self.delivered.push(push);
                 }
-                Effect::OpenInterest(..) => {
-                    self.questions.push((min_rev, Question::Interest { known_at: None }))
+                Effect::OpenInterest(group, _) => {
+                    self.questions.push((min_rev, Question::Interest { group, known_at: None }));
                 }
-                Effect::RequestInterest(..) => {
-                    self.questions.push((
-                        min_rev,
-                        Question::Interest { known_at: self.tracker.interest_known_at(self.group) },
-                    ));
+                Effect::RequestInterest(group, _) => {
+                    let known_at = self.tracker.interest_known_at(group);
+                    self.questions.push((min_rev, Question::Interest { group, known_at }));
                 }
                 Effect::OpenTopics(wants) => {
                     self.topics.extend(wants.iter().map(|want| want.provider.clone()));
                     self.questions.push((min_rev, Question::OpenTopics(wants)));
                 }
                 Effect::RequestReplay(_, wants) => self.questions.push((min_rev, Question::Replay(wants))),
-                Effect::CatchUp(_, want) => self.questions.push((min_rev, Question::CatchUp(want))),
+                Effect::CatchUp(group, want) => {
+                    self.questions.push((min_rev, Question::CatchUp(group, want)))
+                }
                 Effect::CloseTopic(provider) => {
                     self.topics.remove(&provider);
                 }
@@ -107,19 +125,21 @@ impl Sim {
         }
         let number = able[self.dice.usize(0..able.len())];
         match question {
-            Question::Interest { known_at } => {
-                let request = interest_request(&self.selector, min_rev, known_at);
+            Question::Interest { group, known_at } => {
+                let request = interest_request(self.selector_of(group), min_rev, known_at);
                 let reply = self.replicas[number].interest(&request).into_interest();
                 // Then nobody knows which providers came and left unseen.
                 let complete_since = self.replicas[number].view.history().complete_since();
                 self.merged |= known_at.is_some_and(|known_at| known_at < complete_since);
-                if known_at.is_none() {
+                if let Some(beside) = self.beside.as_mut().filter(|beside| beside.group == group) {
+                    beside.opened = beside.opened.or(Some(reply.rev));
+                } else if known_at.is_none() {
                     self.opened = Some(reply.rev);
                     if let Some(consumer) = &mut self.consumer {
                         consumer.open(reply.rev);
                     }
                 }
-                self.tracker.on_interest(self.group, reply);
+                self.tracker.on_interest(group, reply);
             }
             Question::OpenTopics(wants) => {
                 for (want, replay) in self.replay(number, wants) {
@@ -131,9 +151,9 @@ impl Sim {
                     self.tracker.on_replay(&want.provider, want.since, replay);
                 }
             }
-            Question::CatchUp(want) => {
+            Question::CatchUp(group, want) => {
                 for (want, replay) in self.replay(number, vec![want]) {
-                    self.tracker.on_caught_up(self.group, &want.provider, replay);
+                    self.tracker.on_caught_up(group, &want.provider, replay);
                 }
             }
             Question::Departures(since) => {

@@ -113,6 +113,9 @@ impl Sim {
     }
 
     pub(super) fn die(&mut self, number: usize) {
+        if self.replicas_last {
+            return;
+        }
         let replica = &mut self.replicas[number];
         replica.alive = false;
         replica.seat = None;
@@ -126,7 +129,7 @@ impl Sim {
     /// role.
     pub(super) fn list_again(&mut self, number: usize) {
         let replica = &mut self.replicas[number];
-        if replica.alive && replica.followed < self.log.len() {
+        if replica.alive && replica.followed < self.log.len() && !self.replicas_last {
             replica.writer.reset(self.keys.values().cloned().collect(), self.rev);
             replica.followed = self.log.len();
         }

@@ -132,10 +132,24 @@ impl Consumer {
     fn is_state(&self, service: &ServiceRef, topic: &ReadTopic) -> bool {
         let bookmark = self.reads.view.bookmark;
         let first = self.snapshots.range(..=bookmark).next_back().map_or(bookmark, |(rev, _)| *rev);
+        let states = self.snapshots.range(first..).map(|(_, snapshot)| snapshot.service(service));
+        // A service that is deleted goes at one revision with its instances, whose events come one after the other.
+        if states.clone().any(|state| state.is_none()) && self.is_part(service, topic) {
+            return true;
+        }
         self.snapshots.range(first..).any(|(_, snapshot)| {
             let state = snapshot.service(service).map(|(view, _)| view);
             let body = state.and_then(|view| view.answer()).map(FindBody::plain);
             state.is_some_and(|view| view.digest == topic.digest) && body == topic.body().map(FindBody::plain)
+        })
+    }
+
+    /// True when the provider had all these instances together at some revision.
+    fn is_part(&self, service: &ServiceRef, topic: &ReadTopic) -> bool {
+        self.snapshots.values().rev().filter_map(|snapshot| snapshot.service(service)).any(|(view, _)| {
+            let known =
+                |id: &String, mod_rev| view.instances.get(id).is_some_and(|known| known.mod_rev == mod_rev);
+            topic.instances.iter().all(|(id, (_, mod_rev))| known(id, *mod_rev))
         })
     }
 
