@@ -279,6 +279,17 @@ pub fn instance(service: &ServiceRef, id: &str) -> String {
     format!("{ROOT}inst/files/{service}/{id}")
 }
 
+/// The prefix of a service's instances.
+pub fn instances_of(service: &ServiceRef) -> String {
+    format!("{ROOT}inst/files/{service}/")
+}
+
+/// The prefixes of the rules under a provider's name, and of those that name every provider.
+pub fn consumers_of(tenant: &Tenant, name: &Name) -> [String; 2] {
+    let rules = format!("{ROOT}ms/dep-rules/{tenant}/p/{}", name.environment);
+    [format!("{rules}/{}/{}/", name.app_id, name.name), format!("{rules}/*")]
+}
+
 /// The key of an instance's lease.
 pub fn lease(service: &ServiceRef, id: &str) -> String {
     format!("{ROOT}inst/leases/{service}/{id}")

@@ -163,6 +163,8 @@ pub enum Compare {
     Absent(String),
     /// The key was last written by this revision. 0 means that the key does not exist.
     ModRev(String, Revision),
+    /// No key with this prefix was written after this revision. Keys that were deleted do not count.
+    UnwrittenSince(String, Revision),
 }
 
 /// An operation of a transaction.

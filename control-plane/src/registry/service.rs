@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use sha1::{Digest, Sha1};
-use shared::model::{Framework, Service, ServiceRef, Tenant};
+use shared::model::{Framework, Revision, Service, ServiceRef, Tenant};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -190,13 +190,19 @@ impl Registry {
         self.answer(&caller, |snapshot| existing(snapshot, service).map(drop)).await?;
         let deleted = self
             .until_won(keys::service(service), |snapshot| async move {
-                let view = existing(&snapshot, service)?;
-                if !force {
-                    self.check_unused(&snapshot, service, view)?;
+                let mut snapshot = snapshot;
+                if !force && self.check_unused(&snapshot, service).is_err() {
+                    // What uses it may have just gone, at another replica.
+                    snapshot = self.settled().await?;
+                    self.check_unused(&snapshot, service)?;
                 }
-                let view = view.clone();
+                let view = existing(&snapshot, service)?.clone();
+                let mut txn = deletion(service, &view);
+                if !force {
+                    txn.compare.extend(still_unused(service, &view, snapshot.revision));
+                }
                 let record = [keys::service(service)];
-                let reply = self.commit_noting(deletion(service, &view), &record).await?;
+                let reply = self.commit_noting(txn, &record).await?;
                 Ok(reply.succeeded.then_some(view))
             })
             .await?;
@@ -205,12 +211,8 @@ impl Registry {
         Ok(())
     }
 
-    fn check_unused(
-        &self,
-        snapshot: &Snapshot,
-        service: &ServiceRef,
-        view: &ServiceView,
-    ) -> Result<(), RegistryError> {
+    fn check_unused(&self, snapshot: &Snapshot, service: &ServiceRef) -> Result<(), RegistryError> {
+        let view = existing(snapshot, service)?;
         if self.consumers_of(snapshot, service).iter().any(|consumer| consumer != service) {
             return Err(RegistryError::HasConsumers);
         }
@@ -313,6 +315,16 @@ fn same_id(existing: String, requested: &str) -> Result<String, RegistryError> {
     } else {
         Err(RegistryError::ServiceConflict)
     }
+}
+
+/// The conditions under which a service that had neither instances nor consumers at a revision has none still: it may be
+/// given some at this moment, by another replica.
+fn still_unused(service: &ServiceRef, view: &ServiceView, at: Revision) -> Vec<Compare> {
+    let mut prefixes = vec![keys::instances_of(service)];
+    if let Some(record) = &view.service {
+        prefixes.extend(keys::consumers_of(&service.tenant, &name_of(record)));
+    }
+    prefixes.into_iter().map(|prefix| Compare::UnwrittenSince(prefix, at)).collect()
 }
 
 fn deletion(service: &ServiceRef, view: &ServiceView) -> Txn {

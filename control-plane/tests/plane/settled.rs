@@ -61,6 +61,33 @@ async fn a_service_that_was_deleted_elsewhere_is_registered_again() {
 }
 
 #[tokio::test]
+async fn a_service_that_was_given_an_instance_or_a_consumer_elsewhere_is_not_deleted() {
+    let (probe, fault) = faulty().await;
+    let provider = probe.service(json!({"serviceName": "p", "version": "1.0.0"})).await;
+    let path = format!("/microservices/{provider}");
+    let instance = format!("/cse-sr/inst/files/default/default/{provider}/i");
+    let rules = "/cse-sr/ms/dep-rules/default/default/p//default/p/0+".to_owned();
+    probe.service(json!({"serviceName": "c", "version": "1.0.0"})).await;
+    let consumer =
+        json!({"tenant": "default/default", "appId": "default", "serviceName": "c", "version": "1.0.0"});
+    for (key, value, refused) in [
+        (instance, json!({"serviceId": provider, "instanceId": "i", "hostName": "n"}), "400013"),
+        (rules, json!({"Dependency": [consumer]}), "400023"),
+    ] {
+        let write = async |op| {
+            probe.store().txn(Txn { then: vec![op], ..Txn::default() }).await.expect("writable");
+        };
+        let put = write(Op::put(key.clone(), value.to_string()));
+        on_a_late_view(&fault, put, probe.delete(&path)).await.refused(refused);
+        // What has gone again keeps it no longer.
+        let gone = write(Op::Delete(key));
+        let settled = on_a_late_view(&fault, gone, probe.delete(&format!("{path}?force=0"))).await;
+        assert_eq!(settled.status, 200, "{}", settled.text());
+        assert_eq!(probe.service(json!({"serviceName": "p", "version": "1.0.0"})).await, provider);
+    }
+}
+
+#[tokio::test]
 async fn a_rule_that_was_deleted_elsewhere_is_added_again() {
     let (probe, fault) = faulty().await;
     let id = probe.service(json!({"serviceName": "order"})).await;

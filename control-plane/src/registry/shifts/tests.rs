@@ -31,6 +31,10 @@ impl Store {
             Compare::Exists(key) => self.keys.contains_key(key),
             Compare::Absent(key) => !self.keys.contains_key(key),
             Compare::ModRev(key, rev) => self.keys.get(key).map_or(Revision::ZERO, |kv| kv.mod_rev) == *rev,
+            Compare::UnwrittenSince(prefix, rev) => {
+                let mut under = self.keys.iter().filter(|(key, _)| key.starts_with(prefix));
+                under.all(|(_, kv)| kv.mod_rev <= *rev)
+            }
         };
         if !txn.compare.iter().all(holds) {
             return None;

@@ -35,13 +35,12 @@ fn own(number: usize) -> String {
 /// The revisions of keys as one of the callers knows them: those of the wave before.
 fn compare(random: &mut fastrand::Rng, known: &Keys) -> Compare {
     let key = common(random);
-    match random.u8(..5) {
+    let rev = known.get(&key).map_or(Revision::ZERO, |(_, rev)| *rev);
+    match random.u8(..6) {
         0 => Compare::Exists(key),
         1 => Compare::Absent(key),
-        _ => {
-            let rev = known.get(&key).map_or(Revision::ZERO, |(_, rev)| *rev);
-            Compare::ModRev(key, rev)
-        }
+        2 => Compare::UnwrittenSince(key, rev),
+        _ => Compare::ModRev(key, rev),
     }
 }
 
@@ -82,6 +81,9 @@ fn is_held(compare: &Compare, keys: &Keys) -> bool {
         Compare::Exists(key) => rev_of(key) > Revision::ZERO,
         Compare::Absent(key) => rev_of(key) == Revision::ZERO,
         Compare::ModRev(key, rev) => rev_of(key) == *rev,
+        Compare::UnwrittenSince(prefix, since) => {
+            keys.iter().filter(|(key, _)| key.starts_with(prefix)).all(|(_, (_, rev))| rev <= since)
+        }
     }
 }
 

@@ -26,6 +26,9 @@ impl HistoryModel {
             Compare::Exists(key) => self.rev_of(key) > Revision::ZERO,
             Compare::Absent(key) => self.rev_of(key) == Revision::ZERO,
             Compare::ModRev(key, rev) => self.rev_of(key) == *rev,
+            Compare::UnwrittenSince(prefix, rev) => {
+                self.keys.iter().filter(|(key, _)| key.starts_with(prefix)).all(|(_, kv)| kv.2 <= *rev)
+            }
         });
         let before = self.changes.len();
         let rev = self.rev.next();
@@ -91,9 +94,17 @@ fn compares(random: &mut fastrand::Rng, model: &HistoryModel) -> Vec<Compare> {
 }
 
 fn compare(random: &mut fastrand::Rng, model: &HistoryModel) -> Compare {
-    match random.u8(..4) {
+    match random.u8(..5) {
         0 => Compare::Exists(key(random)),
         1 => Compare::Absent(key(random)),
+        2 => {
+            let prefix = key(random);
+            let latest =
+                model.keys.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, kv)| kv.2).max();
+            let rev = latest.unwrap_or_default();
+            // One in five is too early, as above, and nothing is written after the newest revision.
+            Compare::UnwrittenSince(prefix, [rev.previous(), rev, rev, rev, model.rev][random.usize(..5)])
+        }
         _ => {
             let key = key(random);
             let rev = model.rev_of(&key);

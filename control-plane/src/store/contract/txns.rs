@@ -32,6 +32,7 @@ pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: StoreU
     let rev = subject.put("/t/here", "1").await;
     let here = String::from("/t/here");
     let gone = String::from("/t/gone");
+    let unwritten = |prefix: &str, rev| vec![Compare::UnwrittenSince(prefix.to_owned(), rev)];
     let cases = [
         (vec![], true),
         (vec![Compare::Exists(here.clone())], true),
@@ -42,6 +43,10 @@ pub async fn the_first_branch_runs_only_when_all_conditions_hold(subject: StoreU
         (vec![Compare::ModRev(here.clone(), rev.next())], false),
         (vec![Compare::ModRev(gone.clone(), Revision::ZERO)], true),
         (vec![Compare::ModRev(here.clone(), Revision::ZERO)], false),
+        (unwritten("/t/he", rev), true),
+        (unwritten("/t/he", rev.previous()), false),
+        (unwritten("/t/here/", Revision::ZERO), true),
+        (unwritten("/t/gone", Revision::ZERO), true),
         (vec![Compare::Exists(here.clone()), Compare::Absent(gone.clone())], true),
         (vec![Compare::Exists(here), Compare::Exists(gone)], false),
     ];

@@ -167,6 +167,9 @@ impl StoreState {
             Compare::Exists(key) => self.mod_rev(key) != Revision::ZERO,
             Compare::Absent(key) => self.mod_rev(key) == Revision::ZERO,
             Compare::ModRev(key, rev) => self.mod_rev(key) == *rev,
+            Compare::UnwrittenSince(prefix, rev) => {
+                self.between(prefix, &prefix_end(prefix)).all(|(_, kv)| kv.mod_rev <= *rev)
+            }
         }
     }
 
@@ -256,7 +259,10 @@ fn check(txn: &Txn) -> Result<(), StoreError> {
     txn.check_length()?;
     let mut bytes = 0;
     for compare in &txn.compare {
-        let (Compare::Exists(key) | Compare::Absent(key) | Compare::ModRev(key, _)) = compare;
+        let (Compare::Exists(key)
+        | Compare::Absent(key)
+        | Compare::ModRev(key, _)
+        | Compare::UnwrittenSince(key, _)) = compare;
         not_empty(key)?;
         bytes += key.len();
     }

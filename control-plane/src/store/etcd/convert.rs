@@ -103,6 +103,12 @@ fn compare(compare: Compare) -> etcd_client::Compare {
         Compare::Exists(key) => etcd_client::Compare::mod_revision(key, CompareOp::Greater, 0),
         Compare::Absent(key) => etcd_client::Compare::mod_revision(key, CompareOp::Equal, 0),
         Compare::ModRev(key, rev) => etcd_client::Compare::mod_revision(key, CompareOp::Equal, number(rev)),
+        Compare::UnwrittenSince(prefix, rev) => {
+            // It holds if each key of the range is so, and in an empty range, where etcd compares with 0.
+            let last = number(rev).saturating_add(1);
+            etcd_client::Compare::mod_revision(start(&prefix), CompareOp::Less, last)
+                .with_range(prefix_end(&prefix))
+        }
     }
 }
 

@@ -341,7 +341,10 @@ fn uses_of(txn: &Txn) -> Vec<(u64, Use)> {
 
 fn key_of(compare: &Compare) -> &str {
     match compare {
-        Compare::Exists(key) | Compare::Absent(key) | Compare::ModRev(key, _) => key,
+        Compare::Exists(key)
+        | Compare::Absent(key)
+        | Compare::ModRev(key, _)
+        | Compare::UnwrittenSince(key, _) => key,
     }
 }
 
@@ -352,10 +355,11 @@ fn hash_of(key: &str) -> u64 {
 }
 
 /// The bytes of a transaction that can join a group. `None` for one that has to go alone: it is long or
-/// large, writes nothing, or deletes keys that nobody can tell in advance.
+/// large, writes nothing, or deletes or compares keys that nobody can tell in advance.
 fn size_to_join(txn: &Txn) -> Option<usize> {
     let longest = txn.compare.len().max(txn.then.len()).max(txn.otherwise.len());
-    if longest > MOST_OPS {
+    let compares_many = txn.compare.iter().any(|compare| matches!(compare, Compare::UnwrittenSince(..)));
+    if longest > MOST_OPS || compares_many {
         return None;
     }
     let mut writes = false;
