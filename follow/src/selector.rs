@@ -96,6 +96,17 @@ impl Selector {
         }
     }
 
+    /// False for an event under a name outside the selector's scope. The id of a service that was deleted can be registered
+    /// again under another name, and once more under the first.
+    pub(crate) fn may_tell(&self, key: &ServiceKey) -> bool {
+        self.scope().is_none_or(|scope| scope.matches(key))
+    }
+
+    /// True if [`Self::may_tell`] can ever be false.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.scope().is_some_and(|scope| scope.app_id.is_some() || scope.environment.is_some())
+    }
+
     /// True for a registered service of the selector's tenant that the selector asks for.
     pub(crate) fn asks_for(&self, service: &ServiceRef, key: &ServiceKey) -> bool {
         match self {

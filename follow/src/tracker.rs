@@ -264,6 +264,8 @@ pub struct Tracker {
     bookmarks: u64,
     /// Subscriptions to verify, each with the number of the bookmark at which that is due, in order.
     unverified: VecDeque<(u64, Subscription)>,
+    /// The groups whose scope does not take every service of its tenant.
+    narrow: HashSet<GroupId>,
     /// Groups that are told of every instance of a provider once its topic has reached a revision.
     awaited: Vec<(Revision, GroupId, ServiceRef)>,
     reads: reads::Reads,
@@ -286,6 +288,7 @@ impl Tracker {
             behind: HashSet::new(),
             bookmarks: 0,
             unverified: VecDeque::new(),
+            narrow: HashSet::new(),
             awaited: Vec::new(),
             reads: reads::Reads::default(),
             effects: Vec::new(),
@@ -428,6 +431,9 @@ impl Tracker {
             asked_at: self.seen,
         };
         self.behind.insert(id);
+        if group.selector.is_narrow() {
+            self.narrow.insert(id);
+        }
         self.groups.insert(id, group);
         id
     }
@@ -467,6 +473,7 @@ impl Tracker {
         let Some(group) = self.groups.remove(&id) else { return };
         self.by_selector.remove(&group.selector);
         self.behind.remove(&id);
+        self.narrow.remove(&id);
         self.reads.touch_group(id);
         // Sessions that still wait for the group to open must not wait for ever.
         self.effects.extend([Effect::CloseInterest(id), Effect::GroupOpened(id)]);

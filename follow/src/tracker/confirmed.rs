@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 use shared::model::{Revision, ServiceRef};
 
 use super::{Effect, Group, Slot, Tracker, Waiting};
-use crate::GroupId;
 use crate::topic::{Member, Topic};
+use crate::{GroupId, Push};
 
 /// The confirmed revisions of all groups, as a bookmark tells them to sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -161,7 +161,10 @@ impl Tracker {
         let mut effects = Vec::with_capacity(taken.len());
         for effect in taken {
             match effect {
-                Effect::Deliver(push, groups) => {
+                Effect::Deliver(push, mut groups) => {
+                    if !self.narrow.is_empty() {
+                        groups.retain(|id| !self.narrow.contains(id) || self.may_tell(*id, &push));
+                    }
                     let (behind, in_step) = divide(groups, &self.behind);
                     // Here and not where the push was made: what was confirmed since then spares a client that
                     // resumes some repetitions. A revision that would reach beyond the push itself is not given.
@@ -177,6 +180,14 @@ impl Tracker {
             }
         }
         effects
+    }
+}
+
+impl Tracker {
+    /// False if an event has a name outside the group's scope. When a change of the interest was lost, all events of a
+    /// provider since then are on their way to the group.
+    fn may_tell(&self, id: GroupId, push: &Push) -> bool {
+        self.groups.get(&id).is_none_or(|group| group.selector.may_tell(&push.key))
     }
 }
 

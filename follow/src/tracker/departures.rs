@@ -80,9 +80,7 @@ impl Departures {
             return RecordOutcome::Recorded;
         }
         for event in &replay.events {
-            // A renamed service may have had events under a name outside the scope.
-            let is_in_scope = selector.scope().is_none_or(|scope| scope.matches(&event.key));
-            if event.at.rev <= until && is_in_scope {
+            if event.at.rev <= until && selector.may_tell(&event.key) {
                 // Number 0 belongs to no topic: these pushes go into a preface, where nothing is merged.
                 self.events.push((provider.clone(), Arc::new(Push::from_event(0, event))));
             }

@@ -115,6 +115,8 @@ impl Tracker {
             preface.states = topics.iter().filter_map(|(_, topic)| state_of(topic)).collect();
             preface.events.clear();
         }
+        // A service that is of interest now may have been another one in between.
+        preface.events.retain(|push| group.selector.may_tell(&push.key));
         preface.events.sort_by_key(|push| push.at);
         Some(Ok(preface))
     }

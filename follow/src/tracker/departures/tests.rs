@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use shared::event::{Action, InstanceEvent};
-use shared::model::Instance;
+use shared::model::{Instance, Scope, ServiceKey, Tenant};
 
 use super::super::preface::{Missing, Preface};
 use super::super::{Effect, Want};
@@ -43,6 +43,31 @@ fn answer_everything(tracker: &mut Tracker, id: GroupId, number: u64, providers:
         }
         tracker.advance_to(bookmark, number);
     }
+}
+
+#[test]
+fn a_scope_is_told_nothing_of_the_time_in_which_a_service_had_another_application() {
+    let mut tracker = Tracker::new(1);
+    let scope = Scope { app_id: Some("a".into()), ..Scope::all(Tenant::default()) };
+    let id = tracker.join(&Selector::Scope(scope)).0;
+    tracker.on_interest(id, interest(20, &["p"]));
+    answer_everything(&mut tracker, id, 20, &["p"]);
+    let of = |app: &str, prev, number| InstanceEvent {
+        key: Arc::new(ServiceKey { app_id: app.into(), ..ServiceKey::default() }),
+        ..event("p", prev, number)
+    };
+    let told = |tracker: &mut Tracker| -> Vec<u64> {
+        let delivered = tracker.take_effects().into_iter().filter_map(|effect| match effect {
+            Effect::Deliver(push, _) => Some(push.at.rev.get()),
+            _ => None,
+        });
+        delivered.collect()
+    };
+    tracker.on_events(vec![of("a", 20, 24), of("b", 24, 25), of("b", 25, 26), of("a", 26, 27)]);
+    assert_eq!(told(&mut tracker), [24, 27]);
+    tracker.advance_to(28, 20);
+    tracker.on_departures(id, departures(23, 28, Vec::new()));
+    assert_eq!(revisions(preface(&tracker, id, 23)), [24, 27]);
 }
 
 fn departures(since: u64, number: u64, events: Vec<(ServiceRef, Arc<Push>)>) -> Departures {
