@@ -32,6 +32,7 @@ mod audience;
 mod log;
 pub(crate) mod merge;
 mod outlet;
+mod preface;
 pub(crate) mod reach;
 mod rights;
 mod secure;
@@ -39,6 +40,7 @@ mod session;
 pub(crate) mod shard;
 pub(crate) mod stream;
 
+pub(crate) use preface::PrefaceBytes;
 use reach::{ReachAnswer, ReachQuestion};
 use stream::Writer;
 
@@ -102,12 +104,13 @@ const SHARD_QUEUE: usize = 1024;
 #[derive(Debug)]
 pub(crate) enum ToShard {
     /// Begins a session of the group, at this position of the order; its connection follows. `preface` goes
-    /// out before everything else. The client's right may leave providers out.
+    /// out before everything else, and then `rest`. The client's right may leave providers out.
     Reserve {
         ticket: Ticket,
         group: GroupId,
         encoding: Encoding,
         preface: Vec<u8>,
+        rest: Option<Box<PrefaceBytes>>,
         right: Option<Box<Right>>,
         /// The client may lack changes up to this revision; zero if it is sent everything since a state.
         missed: Revision,

@@ -3,13 +3,11 @@
 //! The bytes of a push in one encoding are made by the first audience that needs them, and shared by all
 //! others.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 #[cfg(test)]
 use follow::push::ENCODINGS;
 use shared::event::Action;
-use shared::model::{Instance, Revision, ServiceKey};
+use shared::model::Revision;
 
 pub(crate) use follow::Push;
 
@@ -78,20 +76,14 @@ impl Encoding {
         }
     }
 
-    /// The message with the complete state of a provider. Without a provider it says that nothing that the
-    /// client knows counts any more. `None` for clients that would not understand it.
-    pub(crate) fn reset(
-        self,
-        key: Option<&ServiceKey>,
-        instances: &[Arc<Instance>],
-        rev: Revision,
-        since: Revision,
-    ) -> Option<Bytes> {
+    /// The message that says that nothing that the client knows counts any more. `None` for clients that would not
+    /// understand it.
+    pub(crate) fn void(self, rev: Revision, since: Revision) -> Option<Bytes> {
         match self {
             Self::Plain | Self::Historical => None,
-            Self::Resumable => Some(text_frame(&json::reset(key, instances, rev, since))),
-            Self::Grpc => Some(grpc::reset(key, instances, rev, since)),
-            Self::EventStream => Some(event_stream::event(since, &json::reset(key, instances, rev, since))),
+            Self::Resumable => Some(text_frame(&json::reset(None, rev, since))),
+            Self::Grpc => Some(grpc::void(rev, since)),
+            Self::EventStream => Some(event_stream::event(since, &json::reset(None, rev, since))),
         }
     }
 }
@@ -150,6 +142,8 @@ fn encode(push: &Push, encoding: Encoding, action: Action, since: Option<Revisio
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use shared::event::Position;
 
     use super::*;

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use shared::model::Revision;
 
+use super::websocket::Fragment;
+
 /// A sign of life. Clients skip comments, and proxies see that the stream is in use.
 pub(crate) const COMMENT: &[u8] = b":\n\n";
 
@@ -29,6 +31,18 @@ pub(crate) fn event(resume: Revision, text: &[u8]) -> Bytes {
     debug_assert!(!text.contains(&b'\n'), "compact JSON");
     let id = format!("id: {resume}\ndata: ");
     [id.as_bytes(), text, b"\n\n"].concat().into()
+}
+
+/// Appends a part of an event with such a text.
+pub(crate) fn put_part(resume: Revision, text: &[u8], part: Fragment, out: &mut Vec<u8>) {
+    debug_assert!(!text.contains(&b'\n'), "compact JSON");
+    if part.is_first {
+        out.extend_from_slice(format!("id: {resume}\ndata: ").as_bytes());
+    }
+    out.extend_from_slice(text);
+    if part.is_last {
+        out.extend_from_slice(b"\n\n");
+    }
 }
 
 /// A change. With `resume` zero it confirms nothing, and leaves the place from which a client resumes as it is.

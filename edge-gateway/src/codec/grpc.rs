@@ -21,9 +21,6 @@ use shared::model::{DataCenter, HealthCheck, Instance, Revision, ServiceKey};
 const PREFIX: usize = 5;
 /// Bytes that a request may have; a list of a thousand providers fits.
 const MAX_REQUEST: usize = 256 * 1024;
-/// Bytes of instances in one message of a state. gRPC clients accept messages of up to 4 MiB unless told
-/// otherwise, and an instance has at most some 60 KiB.
-const RESET_BYTES: usize = 2 * 1024 * 1024;
 /// The text that Service-Center's watch sends with each event.
 const SUCCESS: &str = "Watch instance successfully.";
 
@@ -70,38 +67,41 @@ pub(crate) fn bookmark(rev: Revision) -> Bytes {
     response(What::Bookmark(current::Bookmark { rev: rev.get() }))
 }
 
-/// The complete state of a provider for `muster.watch.v1`, in as many messages as it takes. Without a `key`
-/// the client has to forget every provider.
-pub(crate) fn reset(
-    key: Option<&ServiceKey>,
+/// Appends one message with a part of a provider's state for `muster.watch.v1`: the first of `instances`, at least one and
+/// otherwise so many as have `most` bytes. Returns their number; the message says whether others follow.
+pub(crate) fn put_reset(
+    key: &ServiceKey,
     instances: &[Arc<Instance>],
     rev: Revision,
     since: Revision,
-) -> Bytes {
-    let part = |instances: Vec<pb::Instance>, more: bool| {
-        response(What::Reset(current::Reset {
-            key: key.map(Into::into),
-            instances,
-            rev: rev.get(),
-            since: Some(since.get()),
-            more,
-        }))
-    };
-    let mut messages = BytesMut::new();
-    let mut held: Vec<pb::Instance> = Vec::new();
+    most: usize,
+    out: &mut Vec<u8>,
+) -> usize {
+    let mut part: Vec<pb::Instance> = Vec::new();
     let mut bytes = 0;
     for instance in instances {
         let instance = pb::Instance::from(&**instance);
-        let size = instance.encoded_len();
-        if !held.is_empty() && bytes + size > RESET_BYTES {
-            messages.extend_from_slice(&part(std::mem::take(&mut held), true));
-            bytes = 0;
+        bytes += instance.encoded_len();
+        if !part.is_empty() && bytes > most {
+            break;
         }
-        bytes += size;
-        held.push(instance);
+        part.push(instance);
     }
-    messages.extend_from_slice(&part(held, false));
-    messages.freeze()
+    let taken = part.len();
+    out.extend_from_slice(&response(What::Reset(current::Reset {
+        key: Some(key.into()),
+        instances: part,
+        rev: rev.get(),
+        since: Some(since.get()),
+        more: taken < instances.len(),
+    })));
+    taken
+}
+
+/// The message for `muster.watch.v1` that voids what the client knows of every provider.
+pub(crate) fn void(rev: Revision, since: Revision) -> Bytes {
+    let since = Some(since.get());
+    response(What::Reset(current::Reset { rev: rev.get(), since, ..current::Reset::default() }))
 }
 
 /// An event for Service-Center's watch.
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_state_takes_several_messages_below_four_mebibytes() {
+    fn a_large_state_takes_several_messages() {
         let properties = [("large".to_owned(), "x".repeat(60_000))];
         let instances: Vec<Arc<Instance>> = (0..200)
             .map(|number: u32| {
@@ -206,12 +206,18 @@ mod tests {
             .collect();
         for count in [0, 1, 30, 200] {
             let state = &instances[..count];
-            let mut rest = reset(Some(&ServiceKey::default()), state, Revision::new(7), Revision::new(3));
+            let mut rest = Vec::new();
+            let mut taken = 0;
+            while taken < count || rest.is_empty() {
+                let (rev, since) = (Revision::new(7), Revision::new(3));
+                taken += put_reset(&ServiceKey::default(), &state[taken..], rev, since, 200_000, &mut rest);
+            }
+            let mut rest = Bytes::from(rest);
             let mut received = Vec::new();
             let mut more = true;
             while more {
                 let size = u32::from_be_bytes(rest[1..PREFIX].try_into().expect("four bytes")) as usize;
-                assert!(size < 4 << 20, "{size}");
+                assert!(size < 210_000, "{size}");
                 let message = rest.split_to(PREFIX + size).slice(PREFIX..);
                 let message = current::WatchResponse::decode(message).expect("a message");
                 let Some(What::Reset(part)) = message.what else { panic!("a reset") };

@@ -3,8 +3,6 @@
 //! Old clients get `action`, `key` and `instance`, byte for byte as Service-Center writes them. Clients that
 //! asked to resume get revisions too, and two kinds of texts more: `BOOKMARK` and `RESET`.
 
-use std::sync::Arc;
-
 use access::Denial;
 use serde::{Deserialize, Serialize};
 use shared::event::Action;
@@ -34,7 +32,7 @@ struct Reset<'a> {
     action: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a ServiceKey>,
-    instances: &'a [Arc<Instance>],
+    instances: [&'a Instance; 0],
     rev: Revision,
     since: Revision,
 }
@@ -95,15 +93,24 @@ pub(crate) fn bookmark(rev: Revision) -> Vec<u8> {
     text(&Bookmark { action: "BOOKMARK", rev })
 }
 
-/// The complete state of a provider at `rev`; of all other providers the client has everything up to `since`.
-/// Without a `key` the client has to forget every provider.
-pub(crate) fn reset(
-    key: Option<&ServiceKey>,
-    instances: &[Arc<Instance>],
-    rev: Revision,
-    since: Revision,
-) -> Vec<u8> {
-    text(&Reset { action: "RESET", key, instances, rev, since })
+/// The complete state of a provider at `rev` without instances; of all other providers the client has everything up to
+/// `since`. Without a `key` the client has to forget every provider.
+pub(crate) fn reset(key: Option<&ServiceKey>, rev: Revision, since: Revision) -> Vec<u8> {
+    text(&Reset { action: "RESET", key, instances: [], rev, since })
+}
+
+/// The same, before its instances and after them. A comma stands between two of these.
+pub(crate) fn reset_ends(key: &ServiceKey, rev: Revision, since: Revision) -> (Vec<u8>, Vec<u8>) {
+    let mut head = reset(Some(key), rev, since);
+    // Only numbers follow the empty list.
+    let end = head.iter().rposition(|byte| *byte == b']').unwrap_or(head.len());
+    let tail = head.split_off(end);
+    (head, tail)
+}
+
+/// Appends an instance.
+pub(crate) fn put_instance(instance: &Instance, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, instance).expect("plain fields always serialise, and memory takes every byte");
 }
 
 fn text(value: &impl Serialize) -> Vec<u8> {

@@ -38,13 +38,32 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 
+/// The place of a piece within its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fragment {
+    pub(crate) is_first: bool,
+    pub(crate) is_last: bool,
+}
+
+impl Fragment {
+    /// A message in one piece.
+    const WHOLE: Self = Self { is_first: true, is_last: true };
+}
+
 /// One unfragmented text frame.
 pub(crate) fn text_frame(payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(UNMASKED_HEADER + payload.len()).writer();
-    put_header(OpCode::Data(Data::Text), payload.len(), &mut frame);
+    put_header(OpCode::Data(Data::Text), Fragment::WHOLE, payload.len(), &mut frame);
     let mut frame = frame.into_inner();
     frame.put_slice(payload);
     frame.freeze()
+}
+
+/// Appends a frame with a part of a text.
+pub(crate) fn put_text(payload: &[u8], fragment: Fragment, out: &mut Vec<u8>) {
+    let data = if fragment.is_first { Data::Text } else { Data::Continue };
+    put_header(OpCode::Data(data), fragment, payload.len(), out);
+    out.extend_from_slice(payload);
 }
 
 /// Appends a ping without payload.
@@ -73,12 +92,12 @@ pub(crate) fn put_close(code: Option<u16>, reason: &str, out: &mut Vec<u8>) {
 fn put_control(opcode: Control, payload: &[u8], out: &mut Vec<u8>) {
     // Only a reason of our own could be too long; it is ASCII, so the cut never splits a character.
     let payload = &payload[..payload.len().min(MAX_CONTROL)];
-    put_header(OpCode::Control(opcode), payload.len(), out);
+    put_header(OpCode::Control(opcode), Fragment::WHOLE, payload.len(), out);
     out.extend_from_slice(payload);
 }
 
-fn put_header(opcode: OpCode, payload: usize, out: &mut impl std::io::Write) {
-    let header = FrameHeader { opcode, ..FrameHeader::default() };
+fn put_header(opcode: OpCode, fragment: Fragment, payload: usize, out: &mut impl std::io::Write) {
+    let header = FrameHeader { opcode, is_final: fragment.is_last, ..FrameHeader::default() };
     header.format(payload as u64, out).expect("memory takes every byte");
 }
 

@@ -11,6 +11,7 @@ use tracing::Span;
 use super::log::Log;
 use super::merge::Merged;
 use super::outlet::{Outlet, would_block};
+use super::preface::PrefaceBytes;
 use crate::close::Reason;
 use crate::codec::websocket::Decoder;
 use crate::limits::Permit;
@@ -91,6 +92,8 @@ pub(super) struct Session {
     /// Bytes that go out before anything else: the rest of a frame once begun, protocol frames, merged
     /// pushes.
     tail: Vec<u8>,
+    /// The rest of what goes out before the first push.
+    pub(super) preface: Option<Box<PrefaceBytes>>,
     /// Present only while a frame of the client is incomplete.
     pub(super) decoder: Option<Box<Decoder>>,
     /// `None` until the connection is attached.
@@ -136,6 +139,7 @@ impl Session {
             protocol,
             reading: Reading::Behind(cursor),
             tail: preface,
+            preface: None,
             decoder: None,
             outlet: None,
             reader: None,
@@ -173,9 +177,18 @@ impl Session {
         }
     }
 
-    /// Puts a whole frame before everything that is pending.
+    /// The bytes that wait beside the log.
+    #[cfg(test)]
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.tail.len()
+    }
+
+    /// Puts a whole frame before everything that is pending, except for the rest of a message once begun.
     pub(super) fn answer(&mut self, frame: &[u8]) {
-        self.tail.extend_from_slice(frame);
+        match &mut self.preface {
+            Some(preface) if preface.is_within_message() => preface.follow_with(frame),
+            _ => self.tail.extend_from_slice(frame),
+        }
     }
 
     /// Leaves the log and merges what is pending. Returns the number of pushes that were merged into others.
@@ -240,11 +253,21 @@ impl Session {
 
     /// Puts into the tail, if it is empty, what goes out before the log.
     fn fill_tail(&mut self, log: &Log, encoding: Encoding, delivered: &mut u64) {
+        if self.tail.is_empty()
+            && let Some(preface) = self.preface.as_mut().filter(|preface| preface.is_within_message())
+        {
+            preface.put(&mut self.tail);
+        }
         if self.tail.is_empty() && self.protocol.wants_to_write() {
             self.protocol.put(&mut self.tail);
         }
         // A closing session sends no further pushes.
         if !self.tail.is_empty() || self.protocol.phase() != Phase::Open {
+            return;
+        }
+        if let Some(mut preface) = self.preface.take() {
+            preface.put(&mut self.tail);
+            self.preface = (!preface.is_over()).then_some(preface);
             return;
         }
         if let Reading::Merging(merged) = &mut self.reading {

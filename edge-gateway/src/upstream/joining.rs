@@ -12,9 +12,9 @@ use shared::model::{Revision, ServiceRef};
 use super::request::Request;
 use super::{Admission, Command, Joined, Receives, Upstream};
 use crate::close::Reason;
-use crate::fanout::ToShard;
-use crate::policy::{Right, labels_of};
-use crate::push::{Encode as _, Encoding};
+use crate::fanout::{PrefaceBytes, ToShard};
+use crate::policy::Right;
+use crate::push::Encoding;
 use crate::watch::{Full, GroupId, Selector};
 
 /// A session that has joined its group and has no reservation yet.
@@ -53,7 +53,7 @@ impl Upstream {
                 }
                 let joining = Joining { group, shard, receives, admission };
                 match since {
-                    None => self.reserve(joining, Vec::new(), self.tracker.seen()).await,
+                    None => self.reserve(joining, Vec::new(), None, self.tracker.seen()).await,
                     Some(since) => {
                         let key = (group, since);
                         self.resumes.begin(key, group, since);
@@ -79,13 +79,19 @@ impl Upstream {
     /// therefore the session receives exactly the pushes from now on.
     ///
     /// Its client may lack changes up to `missed`; zero if the preface and what follows contain everything.
-    async fn reserve(&mut self, joining: Joining, preface: Vec<u8>, missed: Revision) {
+    async fn reserve(
+        &mut self,
+        joining: Joining,
+        preface: Vec<u8>,
+        rest: Option<Box<PrefaceBytes>>,
+        missed: Revision,
+    ) {
         let Joining { group, shard, receives: Receives { encoding, right }, admission } = joining;
         let Some(shard) = self.shards.get(shard).cloned() else { return };
         let ticket = self.next_ticket;
         self.next_ticket = ticket.next();
         // A shard that has ended means that the process is ending; the session's client is refused with it.
-        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface, right, missed }).await {
+        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface, rest, right, missed }).await {
             return;
         }
         let group_has_ended = !self.tracker.has(group);
@@ -141,7 +147,7 @@ impl Upstream {
                         self.start(Request::Departures { group, selector, since });
                     }
                 }
-                ResumeStep::Begin { since, preface } => self.begin_resumed(key, since, &preface).await,
+                ResumeStep::Begin { since, preface } => self.begin_resumed(key, since, preface.into()).await,
             }
         }
     }
@@ -164,42 +170,20 @@ impl Upstream {
         true
     }
 
-    async fn begin_resumed(&mut self, key: ResumeKey, since: Revision, preface: &Preface) {
-        let mut encoded: HashMap<(Encoding, Arc<Grant>), Vec<u8>> = HashMap::new();
+    async fn begin_resumed(&mut self, key: ResumeKey, since: Revision, preface: Arc<Preface>) {
+        let mut begun: HashMap<(Encoding, Arc<Grant>), (Vec<u8>, Option<Box<PrefaceBytes>>)> = HashMap::new();
         for joining in self.resuming.remove(&key).into_iter().flatten() {
             let encoding = joining.receives.encoding;
             let grant = Right::grant_of(joining.receives.right.as_deref());
-            let bytes = encoded
-                .entry((encoding, grant.clone()))
-                .or_insert_with(|| encode(encoding, &grant, since, preface));
-            // Each session gets a copy, because the shard writes the rest of a preface from the session's own
-            // buffer.
-            let bytes = bytes.clone();
-            self.reserve(joining, bytes, Revision::ZERO).await;
+            let (first, rest) = begun.entry((encoding, grant.clone())).or_insert_with(|| {
+                let mut rest = Box::new(PrefaceBytes::new(preface.clone(), since, grant, encoding));
+                let mut first = Vec::new();
+                rest.put(&mut first);
+                (first, (!rest.is_over()).then_some(rest))
+            });
+            // Each session gets a copy of the first piece, because the shard writes it from the session's own buffer.
+            let (first, rest) = (first.clone(), rest.clone());
+            self.reserve(joining, first, rest, Revision::ZERO).await;
         }
     }
-}
-
-/// The bytes of the part of a preface that a grant admits. Only encodings with states and bookmarks can
-/// resume.
-fn encode(encoding: Encoding, grant: &Grant, since: Revision, preface: &Preface) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if preface.void {
-        bytes.extend_from_slice(&encoding.reset(None, &[], preface.rev, since).unwrap_or_default());
-    }
-    for (key, instances) in preface.states.iter().filter(|(key, _)| grant.admits(labels_of(key))) {
-        // Each state repeats `since`: a client that breaks off before the last state resumes from there
-        // again.
-        let state = encoding.reset(Some(key), instances, preface.rev, since);
-        bytes.extend_from_slice(&state.unwrap_or_default());
-    }
-    for push in preface.events.iter().filter(|push| grant.admits(labels_of(&push.key))) {
-        bytes.extend_from_slice(&push.frame_after(encoding, preface.confirmed));
-    }
-    let has_states = preface.void || !preface.states.is_empty();
-    // Events carry their own resume point. States do not, so a bookmark must say how far they reach.
-    if has_states && preface.confirmed > since {
-        bytes.extend_from_slice(&encoding.bookmark(preface.confirmed).unwrap_or_default());
-    }
-    bytes
 }

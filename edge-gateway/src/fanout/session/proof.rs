@@ -123,6 +123,10 @@ impl Session {
         if must_tell && !self.tell(question, point, log, encoding) {
             return Some(WaitingState::Untold);
         }
+        // The change may be in the part of its preface that has not been written.
+        if self.preface.is_some() {
+            return Some(WaitingState::Unwritten);
+        }
         let cursor = match self.reading {
             Reading::Live(cursor) | Reading::Behind(cursor) if cursor >= point.offset => cursor,
             Reading::Live(_) | Reading::Behind(_) | Reading::Merging(_) => {

@@ -17,10 +17,10 @@ use super::{ATTACH_TIMEOUT, Alarm, Drain, READ_BUFFER, READS_PER_TURN, Shard};
 use crate::close::{Farewell, Reason};
 use crate::codec::event_stream;
 use crate::codec::websocket::{Decoder, Incoming};
-use crate::fanout::Attached;
 use crate::fanout::audience::Audience;
 use crate::fanout::outlet::{Outlet, would_block};
 use crate::fanout::session::{Held, Session, SessionKey};
+use crate::fanout::{Attached, PrefaceBytes};
 use crate::limits::Permit;
 use crate::policy::Right;
 use crate::push::Encoding;
@@ -50,7 +50,7 @@ impl Shard {
         ticket: Ticket,
         group: GroupId,
         encoding: Encoding,
-        preface: Vec<u8>,
+        (preface, rest): (Vec<u8>, Option<Box<PrefaceBytes>>),
         right: Option<Box<Right>>,
         missed: Revision,
     ) {
@@ -88,6 +88,7 @@ impl Shard {
             protocol,
             preface,
         );
+        session.preface = rest;
         session.right = right;
         session.missed = missed;
         let key = SessionKey { index: self.sessions.insert(session) as u32, serial: self.serial };

@@ -55,7 +55,8 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
             let encoding = Encoding::Grpc;
             let missed = Revision::ZERO;
             let preface = Vec::new();
-            let reserve = ToShard::Reserve { ticket, group, encoding, preface, right: None, missed };
+            let reserve =
+                ToShard::Reserve { ticket, group, encoding, preface, rest: None, right: None, missed };
             queue.send(reserve).await.expect("the shard runs");
             let (writer, reader) = stream();
             ends.spawn(async move { (poll_fn(|cx| reader.poll_next(cx)).await, Instant::now()) });

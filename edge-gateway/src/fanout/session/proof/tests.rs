@@ -4,12 +4,14 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use access::Grant;
 use shared::event::{Action, Position};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::close::Farewell;
+use crate::fanout::PrefaceBytes;
 use crate::fanout::session::Pumped;
 use crate::fanout::stream::{Next, stream};
 use crate::push::Push;
@@ -100,6 +102,22 @@ async fn only_the_pong_to_a_ping_after_the_change_counts() {
     assert_eq!(stage.prove(&second), None);
     assert_eq!(stage.prove(&first), None, "what is behind it has been acknowledged");
     assert_eq!(stage.pings.sent, 2, "none is repeated");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_its_preface_has_no_change() {
+    let (mut stage, _client) = Stage::on_socket().await;
+    let change = stage.change(5, 3);
+    // The session began behind the change, which is in its preface.
+    stage.session.reading = Reading::Behind(change.1.offset);
+    let preface = Arc::new(follow::tracker::Preface { void: true, ..Default::default() });
+    let rest = PrefaceBytes::new(preface, Revision::ZERO, Arc::new(Grant::All), Encoding::Resumable);
+    stage.session.preface = Some(Box::new(rest));
+    assert_eq!(stage.prove(&change), Some(WaitingState::Unwritten));
+    assert_eq!(stage.pings.sent, 0);
+    assert!(stage.session.preface.is_none(), "it has gone out meanwhile");
+    stage.session.reading = Reading::Live(change.1.offset);
+    assert_eq!(stage.prove(&change), Some(WaitingState::Unanswered), "now it is asked");
 }
 
 #[tokio::test]

@@ -63,8 +63,15 @@ async fn open(queue: &mpsc::Sender<ToShard>, limits: &Arc<Limits>, number: u64) 
     let ticket = Ticket::new(number);
     let missed = Revision::ZERO;
     let encoding = Encoding::Grpc;
-    let reserve =
-        ToShard::Reserve { ticket, group: GROUP, encoding, preface: Vec::new(), right: None, missed };
+    let reserve = ToShard::Reserve {
+        ticket,
+        group: GROUP,
+        encoding,
+        preface: Vec::new(),
+        rest: None,
+        right: None,
+        missed,
+    };
     queue.send(reserve).await.expect("the shard runs");
     let (writer, reader) = stream();
     let permit = limits.take(&ServiceRef::new(Tenant::default(), "c"), "gRPC").expect("no limit");

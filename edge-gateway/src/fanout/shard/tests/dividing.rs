@@ -101,6 +101,7 @@ async fn play(steps: Vec<Step>, queue: mpsc::Sender<ToShard>) {
                     group: GROUP,
                     encoding: Encoding::Grpc,
                     preface: Vec::new(),
+                    rest: None,
                     // A session without a token has the grant for everything, too.
                     right: (grant != Grant::All).then(|| Box::new(right)),
                     missed: Revision::ZERO,
