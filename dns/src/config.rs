@@ -60,6 +60,9 @@ impl DnsConfig {
             "0s"..="1h",
             "Time for which clients of DNS may keep an answer; whole seconds.",
         );
+        if ttl.subsec_nanos() > 0 {
+            settings.mistake("dns.ttl", "DNS counts in whole seconds");
+        }
         let tenant: String = settings.get_or(
             "dns.tenant",
             default.tenant.to_string(),
@@ -161,6 +164,7 @@ mod tests {
         assert_eq!(started(&[]).expect("starts").listen, None);
         assert!(started(&[CLOSED]).is_ok());
         assert!(started(&[HERE]).expect("starts").listen.is_some());
+        assert!(started(&[("DNS_TTL", "1500ms")]).is_err(), "DNS counts in seconds");
     }
 
     #[test]

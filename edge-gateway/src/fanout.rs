@@ -40,7 +40,7 @@ mod session;
 pub(crate) mod shard;
 pub(crate) mod stream;
 
-pub(crate) use preface::PrefaceBytes;
+pub(crate) use preface::{Opening, PrefaceBytes};
 use reach::{ReachAnswer, ReachQuestion};
 use stream::Writer;
 
@@ -103,14 +103,13 @@ const SHARD_QUEUE: usize = 1024;
 /// A message to a shard.
 #[derive(Debug)]
 pub(crate) enum ToShard {
-    /// Begins a session of the group, at this position of the order; its connection follows. `preface` goes
-    /// out before everything else, and then `rest`. The client's right may leave providers out.
+    /// Begins a session of the group, at this position of the order; its connection follows. `opening` goes
+    /// out before everything else. The client's right may leave providers out.
     Reserve {
         ticket: Ticket,
         group: GroupId,
         encoding: Encoding,
-        preface: Vec<u8>,
-        rest: Option<Box<PrefaceBytes>>,
+        opening: Opening,
         right: Option<Box<Right>>,
         /// The client may lack changes up to this revision; zero if it is sent everything since a state.
         missed: Revision,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bus::NatsConfig;
 use console::Console;
 use host::certificates::Certificates;
-use host::exposure::Exposure;
+use host::exposure::{self, Exposure};
 use host::http::ServerLimits;
 use host::program::{Program, ProgramSettings};
 use host::proxies::TrustedProxies;
@@ -280,11 +280,13 @@ fn read_rates(settings: &mut Settings<'_>) -> RatesConfig {
 
 fn read_fanout(settings: &mut Settings<'_>, default: FanoutConfig) -> FanoutConfig {
     FanoutConfig {
-        shards: settings
-            .optional::<usize>("watch.shards", "Threads that hold watchers. Default: one per core.")
-            // 0 asks for the default, like leaving the setting out.
-            .and_then(NonZeroUsize::new)
-            .unwrap_or(default.shards),
+        shards: NonZeroUsize::new(settings.within(
+            "watch.shards",
+            "0",
+            "0"..="1024",
+            "Threads that hold watchers; 0 is one per core.",
+        ))
+        .unwrap_or(default.shards),
         slow_after_bytes: settings
             .within_or(
                 "watch.slow-after",
@@ -310,7 +312,7 @@ fn read_fanout(settings: &mut Settings<'_>, default: FanoutConfig) -> FanoutConf
 }
 
 fn read_session(settings: &mut Settings<'_>, default: &SessionConfig) -> SessionConfig {
-    SessionConfig {
+    let config = SessionConfig {
         ping_interval: settings.within_or(
             "watch.ping-interval",
             default.ping_interval,
@@ -329,7 +331,12 @@ fn read_session(settings: &mut Settings<'_>, default: &SessionConfig) -> Session
             "100ms"..="10m",
             "Time after which a watcher is disconnected that takes none of its pending bytes.",
         ),
+    };
+    // A watcher that has nothing to say answers pings only.
+    if config.read_timeout < 2 * config.ping_interval {
+        settings.mistake("watch.read-timeout", "it must be at least twice watch.ping-interval");
     }
+    config
 }
 
 fn read_upstream(settings: &mut Settings<'_>, default: UpstreamConfig) -> UpstreamConfig {
@@ -497,6 +504,12 @@ impl Read for ProcessConfig {
             );
         }
         let program = ProgramSettings::read(settings, "5s", "25s", "1h");
+        let admin_listen = settings.get(
+            "admin-listen",
+            "127.0.0.1:30101",
+            "Address of /live, /ready, /metrics, and for operators /config, /known, /access and /drain.",
+        );
+        exposure::check_apart(settings, ("admin-listen", admin_listen), ("listen", gateway.listen));
         // The end of the grace period cuts every session that still waits for its turn in the drain.
         if program.grace < gateway.drain_over {
             settings.mistake("grace", "the grace period must be at least as long as drain-over");
@@ -505,11 +518,7 @@ impl Read for ProcessConfig {
         // that.
         gateway.drain_latest = program.grace.saturating_sub(LAST_FRAMES);
         Self {
-            admin_listen: settings.get(
-                "admin-listen",
-                "127.0.0.1:30101",
-                "Address of /live, /ready, /metrics, and for operators /config, /known, /access and /drain.",
-            ),
+            admin_listen,
             program,
             nats: NatsConfig::read(settings, "muster-edge-gateway"),
             forward,
@@ -572,4 +581,28 @@ fn read_control_plane_tls(settings: &mut Settings<'_>) -> ClientFiles {
         settings.mistake("ca", error.to_string());
     }
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use settings::{Sources, parse};
+
+    use super::*;
+
+    #[test]
+    fn settings_that_contradict_each_other_are_mistakes_all_at_once() {
+        let sources = Sources::default()
+            .with_flag("watch.ping-interval", "10s")
+            .with_flag("watch.read-timeout", "19s")
+            .with_flag("watch.shards", "1025")
+            .with_flag("listen", "127.0.0.1:30101")
+            .with_flag("grace", "1s");
+        let Err(mistakes) = parse::<ProcessConfig>(&sources) else { panic!("no mistake was found") };
+        let mistakes = mistakes.to_string();
+        for key in ["--watch-read-timeout", "--watch-shards", "admin-listen", "--grace"] {
+            assert!(mistakes.contains(key), "{key}: {mistakes}");
+        }
+        let right = Sources::default().with_flag("watch.ping-interval", "60s");
+        assert!(parse::<ProcessConfig>(&right).is_ok());
+    }
 }

@@ -73,6 +73,16 @@ fn is_loopback(address: SocketAddr) -> bool {
     }
 }
 
+/// Makes a mistake of two listeners that cannot both be bound. Port 0 is another port each time.
+pub fn check_apart(settings: &mut Settings<'_>, own: (&str, SocketAddr), other: (&str, SocketAddr)) {
+    let (key, own) = own;
+    let (other_key, other) = other;
+    let meet = own.ip() == other.ip() || own.ip().is_unspecified() || other.ip().is_unspecified();
+    if own.port() != 0 && own.port() == other.port() && meet {
+        settings.mistake(key, format!("{own} is the address of {other_key} as well"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use settings::{Config, Sources};
@@ -111,6 +121,30 @@ mod tests {
         }
         for closed in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert!(started(&[("MUSTER_LISTEN", closed)]).is_ok(), "{closed}");
+        }
+    }
+
+    #[test]
+    fn two_listeners_of_one_address_are_a_mistake() {
+        struct Two;
+        impl Config for Two {
+            fn read(settings: &mut Settings<'_>) -> Self {
+                let own = settings.get("admin-listen", "127.0.0.1:2", "Address.");
+                let other = settings.get("listen", "127.0.0.1:1", "Address.");
+                check_apart(settings, ("admin-listen", own), ("listen", other));
+                Self
+            }
+        }
+        for (own, other, is_right) in [
+            ("127.0.0.1:1", "127.0.0.1:1", false),
+            ("0.0.0.0:1", "127.0.0.1:1", false),
+            ("127.0.0.1:1", "[::]:1", false),
+            ("127.0.0.1:1", "127.0.0.2:1", true),
+            ("127.0.0.1:0", "127.0.0.1:0", true),
+        ] {
+            let sources = Sources::default().with_variable("MUSTER_ADMIN_LISTEN", own);
+            let outcome = settings::parse::<Two>(&sources.with_variable("MUSTER_LISTEN", other));
+            assert_eq!(outcome.is_ok(), is_right, "{own} {other}");
         }
     }
 

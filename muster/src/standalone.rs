@@ -20,7 +20,7 @@ use control_plane::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use edge_gateway::forward::InProcess;
 use edge_gateway::settings::PollsConfig;
 use host::audit::Audit;
-use host::exposure::Exposure;
+use host::exposure::{self, Exposure};
 use host::figures::sampler::Sampler;
 use host::program::{self, Host, Program, ProgramSettings};
 use settings::{Config, Settings, Size};
@@ -68,6 +68,13 @@ impl Config for StandaloneConfig {
                 "a standalone registry has its data for itself, so no other process can take its place while it runs",
             );
         }
+        let admin_listen = settings.optional(
+            "admin-listen",
+            "Address for /live, /ready and /metrics; without it they are served beside the API.",
+        );
+        if let Some(address) = admin_listen {
+            exposure::check_apart(settings, ("admin-listen", address), ("listen", gateway.listen));
+        }
         Self {
             data_dir: settings.get(
                 "data-dir",
@@ -83,10 +90,7 @@ impl Config for StandaloneConfig {
                      and from 80 % on tenants that wrote much of late are slowed.",
                 )
                 .0 as u64,
-            admin_listen: settings.optional(
-                "admin-listen",
-                "Address for /live, /ready and /metrics; without it they are served beside the API.",
-            ),
+            admin_listen,
             program: ProgramSettings::read(settings, "0s", "20s", "10m"),
             plane: control_plane::settings::Config::read(settings),
             gateway,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bus::NatsConfig;
 use host::certificates::Certificates;
+use host::exposure;
 use host::http::ServerLimits;
 use host::program::{Program, ProgramSettings};
 use host::tls::ServerTls;
@@ -42,13 +43,15 @@ impl Read for ProcessConfig {
         let asks = http.tls.as_ref().is_some_and(ServerTls::asks_for_certificates);
         plane.rbac.certificates = Certificates::read(settings, asks);
         plane.rbac.certificates.read_gateways(settings, asks);
+        let admin_listen = settings.get(
+            "admin-listen",
+            "127.0.0.1:30111",
+            "Address of /live, /ready, /metrics, and for operators /config, /known, /access and /drain.",
+        );
+        exposure::check_apart(settings, ("admin-listen", admin_listen), ("listen", listen));
         Self {
             listen,
-            admin_listen: settings.get(
-                "admin-listen",
-                "127.0.0.1:30111",
-                "Address of /live, /ready, /metrics, and for operators /config, /known, /access and /drain.",
-            ),
+            admin_listen,
             program: ProgramSettings::read(settings, "0s", "10s", "10m"),
             http,
             etcd: etcd(settings),
@@ -135,11 +138,19 @@ mod tests {
             .with_flag("nats.urls", "amqp://127.0.0.1:5672")
             .with_flag("rbac.oidc.issuer", "https://issuer.example")
             .with_flag("rbac.oidc.audience", "muster")
-            .with_flag("rbac.oidc.keys", "ftp://issuer.example/keys");
+            .with_flag("rbac.oidc.keys", "ftp://issuer.example/keys")
+            .with_flag("admin-listen", "127.0.0.1:30110");
         let Err(mistakes) = parse::<ProcessConfig>(&sources) else { panic!("no mistake was found") };
         let mistakes = mistakes.to_string();
-        for key in ["--etcd-endpoints", "--nats-urls", "--rbac-oidc-keys"] {
+        for key in ["--etcd-endpoints", "--nats-urls", "--rbac-oidc-keys", "--admin-listen"] {
             assert!(mistakes.contains(key), "{key}: {mistakes}");
         }
+    }
+
+    #[test]
+    fn an_audience_without_an_issuer_is_a_mistake() {
+        let sources = Sources::default().with_flag("rbac.oidc.audience", "muster");
+        let Err(mistakes) = parse::<ProcessConfig>(&sources) else { panic!("no mistake was found") };
+        assert!(mistakes.to_string().contains("--rbac-oidc-audience"), "{mistakes}");
     }
 }

@@ -204,6 +204,10 @@ fn issuer(settings: &mut Settings<'_>) -> Option<IssuerConfig> {
             _ => settings.mistake("rbac.oidc.roles", format!("`{line}` is not of the form group=role")),
         }
     }
+    if issuer.is_none() && audience.is_some() {
+        settings
+            .mistake("rbac.oidc.audience", "without rbac.oidc.issuer no tokens of an external issuer count");
+    }
     let issuer = issuer?;
     let Some(audience) = audience else {
         // Otherwise a token that the issuer made for any other program would be let in here.

@@ -18,6 +18,25 @@ use crate::push::{Encode as _, Encoding};
 /// The bytes of a piece; a piece is larger by what its last event has beyond them.
 const PIECE: usize = 60 * 1024;
 
+/// What a session is sent before the pushes of its group.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Opening {
+    /// The first piece.
+    pub(super) first: Vec<u8>,
+    /// The part after it; `None` when there is none.
+    pub(super) rest: Option<Box<PrefaceBytes>>,
+}
+
+impl Opening {
+    /// The opening of a session that resumes with this preface.
+    pub(crate) fn of(preface: PrefaceBytes) -> Self {
+        let mut rest = Box::new(preface);
+        let mut first = Vec::new();
+        rest.put(&mut first);
+        Self { first, rest: (!rest.is_over()).then_some(rest) }
+    }
+}
+
 /// The part of a preface that has not been made yet.
 #[derive(Clone, Debug)]
 pub(crate) struct PrefaceBytes {
@@ -52,7 +71,7 @@ impl PrefaceBytes {
     }
 
     /// True when everything has been made.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.next == Next::Nothing
     }
 
@@ -69,7 +88,7 @@ impl PrefaceBytes {
 
     /// Appends the next piece. It is empty only when everything has been made. A message that began in an earlier piece
     /// ends its last one.
-    pub(crate) fn put(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn put(&mut self, out: &mut Vec<u8>) {
         let preface = self.preface.clone();
         let full = out.len() + PIECE;
         while out.len() < full && !self.is_over() {

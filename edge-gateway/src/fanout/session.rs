@@ -11,7 +11,7 @@ use tracing::Span;
 use super::log::Log;
 use super::merge::Merged;
 use super::outlet::{Outlet, would_block};
-use super::preface::PrefaceBytes;
+use super::preface::{Opening, PrefaceBytes};
 use crate::close::Reason;
 use crate::codec::websocket::Decoder;
 use crate::limits::Permit;
@@ -122,14 +122,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A reserved session, without a connection yet; `preface` goes out first.
+    /// A reserved session, without a connection yet; `opening` goes out first.
     pub(super) fn reserved(
         serial: u32,
         audience: u32,
         member: u32,
         cursor: u64,
         protocol: Protocol,
-        preface: Vec<u8>,
+        opening: Opening,
     ) -> Self {
         Self {
             serial,
@@ -138,8 +138,8 @@ impl Session {
             armed: 0,
             protocol,
             reading: Reading::Behind(cursor),
-            tail: preface,
-            preface: None,
+            tail: opening.first,
+            preface: opening.rest,
             decoder: None,
             outlet: None,
             reader: None,

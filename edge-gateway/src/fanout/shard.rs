@@ -236,8 +236,8 @@ impl Shard {
 
     fn on_message(&mut self, message: ToShard) {
         match message {
-            ToShard::Reserve { ticket, group, encoding, preface, rest, right, missed } => {
-                self.reserve(ticket, group, encoding, (preface, rest), right, missed);
+            ToShard::Reserve { ticket, group, encoding, opening, right, missed } => {
+                self.reserve(ticket, group, encoding, opening, right, missed);
             }
             ToShard::Attach { ticket, to, permit } => self.attach(ticket, to, permit),
             ToShard::Release { ticket } => self.release(ticket),

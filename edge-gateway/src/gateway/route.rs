@@ -138,7 +138,7 @@ pub(super) fn watch(uri: &Uri, headers: &HeaderMap) -> Option<Result<WatchReques
         ["v4", project, "registry", "watcher"] => (Some(decoded(project)?), String::new()),
         _ => return None,
     };
-    Some(read_watch(headers, project, id, uri.query().unwrap_or_default()))
+    Some(read_watch(headers, project, id, uri.query().unwrap_or_default(), Dialect::Watcher))
 }
 
 /// Reads a request for server-sent events: the query of a watch, the consumer among it. `None` when the path
@@ -157,7 +157,7 @@ fn read_events(headers: &HeaderMap, project: String, query: &str) -> Result<Watc
     if consumers.next().is_some() {
         return Err("more than one consumer is named");
     }
-    let mut watch = read_watch(headers, Some(project), consumer, query)?;
+    let mut watch = read_watch(headers, Some(project), consumer, query, Dialect::Events)?;
     // A client that opens the stream again repeats the query of the first time, so the header has precedence.
     if let Some(last) = headers.get(LAST_EVENT_ID) {
         let rev = last.to_str().ok().and_then(|text| text.parse().ok());
@@ -200,24 +200,34 @@ pub(super) fn is_watch(path: &str) -> bool {
         || is_event_stream(path)
 }
 
+/// The kind of a watch's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    /// That of a consumer, or of an observer, over WebSocket.
+    Watcher,
+    /// That of server-sent events.
+    Events,
+}
+
 fn read_watch(
     headers: &HeaderMap,
     project: Option<String>,
     id: String,
     query: &str,
+    dialect: Dialect,
 ) -> Result<WatchRequest, &'static str> {
     let tenant = tenant(headers, None, project)?;
-    WatchRequest::new(tenant, parse_query(query, id)?)
+    WatchRequest::new(tenant, parse_query(query, id, dialect)?)
 }
 
-fn parse_query(text: &str, consumer: String) -> Result<WatchQuery, &'static str> {
+fn parse_query(text: &str, consumer: String, dialect: Dialect) -> Result<WatchQuery, &'static str> {
+    let mut revisions = Vec::new();
     let mut query = WatchQuery { consumer, ..WatchQuery::default() };
     let mut selection = Selection::default();
     let mut all = false;
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
         match &*name {
-            // Old clients may send an opaque `rev` with any request; only a number asks to resume.
-            "rev" => query.since = value.parse().ok(),
+            "rev" => revisions.push(value),
             "providers" => query.providers.extend(value.split(',').map(str::to_owned)),
             "app" if selection.app_id.is_some() => return Err("more than one application is named"),
             "app" => selection.app_id = Some(value.into_owned()),
@@ -232,6 +242,21 @@ fn parse_query(text: &str, consumer: String) -> Result<WatchQuery, &'static str>
     if all || selection.app_id.is_some() || selection.environment.is_some() {
         query.selection = Some(selection);
     }
+    // Old clients may send an opaque `rev` with any request, and ask for nothing else. To all others a watch that does
+    // not resume would seem to have missed nothing.
+    let may_be_old = dialect == Dialect::Watcher
+        && !query.consumer.is_empty()
+        && query.providers.is_empty()
+        && query.selection.is_none();
+    query.since = match &revisions[..] {
+        [] => None,
+        [rev] => match rev.parse() {
+            Ok(rev) => Some(rev),
+            Err(_) if may_be_old => None,
+            Err(_) => return Err("`rev` is no revision of a watch"),
+        },
+        _ => return Err("more than one revision is named"),
+    };
     Ok(query)
 }
 
@@ -483,6 +508,17 @@ mod tests {
         {
             assert!(read(&format!("/v4/p/registry/watcher{bad}")).is_err(), "{bad}");
         }
+        // A client that means to resume must not be given a watch from now on.
+        for bad in ["rev=abc", "rev=", "rev=-1", "rev=18446744073709551616", "rev=1&rev=2"] {
+            for path in [
+                format!("/v4/p/registry/watcher?all&{bad}"),
+                format!("{WATCHER}?providers=a&{bad}"),
+                format!("{WATCHER}?app=a&{bad}"),
+            ] {
+                assert!(read(&path).is_err(), "{path}");
+            }
+        }
+        assert!(read(&format!("{WATCHER}?rev=1&rev=2")).is_err());
     }
 
     #[test]
@@ -517,6 +553,8 @@ mod tests {
         for (bad, last) in [
             ("", None),
             ("?all", Some("abc")),
+            ("?all&rev=abc", None),
+            ("?consumer=me&rev=abc", None),
             ("?consumer=a&consumer=b", None),
             ("?app=a&providers=b", None),
         ] {

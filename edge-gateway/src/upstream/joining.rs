@@ -12,7 +12,7 @@ use shared::model::{Revision, ServiceRef};
 use super::request::Request;
 use super::{Admission, Command, Joined, Receives, Upstream};
 use crate::close::Reason;
-use crate::fanout::{PrefaceBytes, ToShard};
+use crate::fanout::{Opening, PrefaceBytes, ToShard};
 use crate::policy::Right;
 use crate::push::Encoding;
 use crate::watch::{Full, GroupId, Selector};
@@ -53,7 +53,7 @@ impl Upstream {
                 }
                 let joining = Joining { group, shard, receives, admission };
                 match since {
-                    None => self.reserve(joining, Vec::new(), None, self.tracker.seen()).await,
+                    None => self.reserve(joining, Opening::default(), self.tracker.seen()).await,
                     Some(since) => {
                         let key = (group, since);
                         self.resumes.begin(key, group, since);
@@ -79,19 +79,13 @@ impl Upstream {
     /// therefore the session receives exactly the pushes from now on.
     ///
     /// Its client may lack changes up to `missed`; zero if the preface and what follows contain everything.
-    async fn reserve(
-        &mut self,
-        joining: Joining,
-        preface: Vec<u8>,
-        rest: Option<Box<PrefaceBytes>>,
-        missed: Revision,
-    ) {
+    async fn reserve(&mut self, joining: Joining, opening: Opening, missed: Revision) {
         let Joining { group, shard, receives: Receives { encoding, right }, admission } = joining;
         let Some(shard) = self.shards.get(shard).cloned() else { return };
         let ticket = self.next_ticket;
         self.next_ticket = ticket.next();
         // A shard that has ended means that the process is ending; the session's client is refused with it.
-        if !shard.send(ToShard::Reserve { ticket, group, encoding, preface, rest, right, missed }).await {
+        if !shard.send(ToShard::Reserve { ticket, group, encoding, opening, right, missed }).await {
             return;
         }
         let group_has_ended = !self.tracker.has(group);
@@ -171,19 +165,16 @@ impl Upstream {
     }
 
     async fn begin_resumed(&mut self, key: ResumeKey, since: Revision, preface: Arc<Preface>) {
-        let mut begun: HashMap<(Encoding, Arc<Grant>), (Vec<u8>, Option<Box<PrefaceBytes>>)> = HashMap::new();
+        let mut openings: HashMap<(Encoding, Arc<Grant>), Opening> = HashMap::new();
         for joining in self.resuming.remove(&key).into_iter().flatten() {
             let encoding = joining.receives.encoding;
             let grant = Right::grant_of(joining.receives.right.as_deref());
-            let (first, rest) = begun.entry((encoding, grant.clone())).or_insert_with(|| {
-                let mut rest = Box::new(PrefaceBytes::new(preface.clone(), since, grant, encoding));
-                let mut first = Vec::new();
-                rest.put(&mut first);
-                (first, (!rest.is_over()).then_some(rest))
-            });
+            let opening = openings
+                .entry((encoding, grant.clone()))
+                .or_insert_with(|| Opening::of(PrefaceBytes::new(preface.clone(), since, grant, encoding)));
             // Each session gets a copy of the first piece, because the shard writes it from the session's own buffer.
-            let (first, rest) = (first.clone(), rest.clone());
-            self.reserve(joining, first, rest, Revision::ZERO).await;
+            let opening = opening.clone();
+            self.reserve(joining, opening, Revision::ZERO).await;
         }
     }
 }

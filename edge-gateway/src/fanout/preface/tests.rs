@@ -143,9 +143,9 @@ fn unread() -> (Session, crate::fanout::stream::Reader) {
     let pace = Pace::from(&SessionConfig::default());
     let (writer, reader) = stream();
     let protocol = Protocol::new(0, &pace, Farewell::Close);
-    let mut session = Session::reserved(1, 0, 0, 0, protocol, Vec::new());
-    session.preface =
-        Some(Box::new(bytes_of(&preface(&[(300, 40_000), (300, 40_000)]), Encoding::Resumable)));
+    let states = preface(&[(300, 40_000), (300, 40_000)]);
+    let opening = Opening::of(bytes_of(&states, Encoding::Resumable));
+    let mut session = Session::reserved(1, 0, 0, 0, protocol, opening);
     session.outlet = Some(Outlet::Stream(Rc::new(writer)));
     (session, reader)
 }

@@ -8,8 +8,8 @@ use shared::event::InstanceEvent;
 use shared::model::{ServiceRef, Tenant};
 
 use super::*;
-use crate::fanout::Attached;
 use crate::fanout::stream::{Next, Reader, stream};
+use crate::fanout::{Attached, Opening};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, Tallied};
 use crate::push::{Encoding, Push};
@@ -53,7 +53,7 @@ impl Dispatch {
                 ticket,
                 GroupId::new(1),
                 Encoding::Grpc,
-                Vec::new(),
+                Opening::default(),
                 None,
                 Revision::ZERO,
             );

@@ -20,7 +20,7 @@ use crate::codec::websocket::{Decoder, Incoming};
 use crate::fanout::audience::Audience;
 use crate::fanout::outlet::{Outlet, would_block};
 use crate::fanout::session::{Held, Session, SessionKey};
-use crate::fanout::{Attached, PrefaceBytes};
+use crate::fanout::{Attached, Opening};
 use crate::limits::Permit;
 use crate::policy::Right;
 use crate::push::Encoding;
@@ -50,7 +50,7 @@ impl Shard {
         ticket: Ticket,
         group: GroupId,
         encoding: Encoding,
-        (preface, rest): (Vec<u8>, Option<Box<PrefaceBytes>>),
+        mut opening: Opening,
         right: Option<Box<Right>>,
         missed: Revision,
     ) {
@@ -75,10 +75,9 @@ impl Shard {
             Encoding::Historical | Encoding::Grpc => Protocol::without_pings(),
             Encoding::EventStream => Protocol::of_event_stream(now, &self.setup.pace),
         };
-        let preface = match encoding {
-            Encoding::EventStream => [event_stream::opening(fastrand::u32(RETRY_MS)), preface].concat(),
-            Encoding::Plain | Encoding::Resumable | Encoding::Historical | Encoding::Grpc => preface,
-        };
+        if encoding == Encoding::EventStream {
+            opening.first.splice(..0, event_stream::opening(fastrand::u32(RETRY_MS)));
+        }
         self.serial = self.serial.wrapping_add(1);
         let mut session = Session::reserved(
             self.serial,
@@ -86,9 +85,8 @@ impl Shard {
             audience.members.len() as u32,
             audience.log.end(),
             protocol,
-            preface,
+            opening,
         );
-        session.preface = rest;
         session.right = right;
         session.missed = missed;
         let key = SessionKey { index: self.sessions.insert(session) as u32, serial: self.serial };

@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::close::Reason;
-use crate::fanout::Attached;
 use crate::fanout::stream::{Next, stream};
+use crate::fanout::{Attached, Opening};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::push::Encoding;
@@ -54,9 +54,8 @@ fn drained(sessions: u64, late: u64, over: Duration) -> Vec<u64> {
             let group = GroupId::new(number % 7);
             let encoding = Encoding::Grpc;
             let missed = Revision::ZERO;
-            let preface = Vec::new();
-            let reserve =
-                ToShard::Reserve { ticket, group, encoding, preface, rest: None, right: None, missed };
+            let opening = Opening::default();
+            let reserve = ToShard::Reserve { ticket, group, encoding, opening, right: None, missed };
             queue.send(reserve).await.expect("the shard runs");
             let (writer, reader) = stream();
             ends.spawn(async move { (poll_fn(|cx| reader.poll_next(cx)).await, Instant::now()) });

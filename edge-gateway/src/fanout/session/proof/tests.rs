@@ -11,9 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::close::Farewell;
-use crate::fanout::PrefaceBytes;
 use crate::fanout::session::Pumped;
 use crate::fanout::stream::{Next, stream};
+use crate::fanout::{Opening, PrefaceBytes};
 use crate::push::Push;
 use crate::session::{Pace, Protocol, SessionConfig};
 
@@ -30,7 +30,7 @@ impl Stage {
     fn new(outlet: Outlet) -> Self {
         let pace = Pace::from(&SessionConfig::default());
         let protocol = Protocol::new(0, &pace, Farewell::Close);
-        let mut session = Session::reserved(1, 0, 0, 0, protocol, Vec::new());
+        let mut session = Session::reserved(1, 0, 0, 0, protocol, Opening::default());
         session.outlet = Some(outlet);
         session.reading = Reading::Live(0);
         Self { session, log: Log::default(), pings: Pings { left: 10, ..Pings::default() } }

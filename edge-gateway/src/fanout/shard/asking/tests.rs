@@ -11,7 +11,7 @@ use super::super::run;
 use super::super::tests::setup;
 use super::*;
 use crate::fanout::stream::{Next, Reader, stream};
-use crate::fanout::{Attached, ToShard};
+use crate::fanout::{Attached, Opening, ToShard};
 use crate::limits::{Limits, LimitsConfig};
 use crate::metrics::SessionMetrics;
 use crate::push::Push;
@@ -63,15 +63,8 @@ async fn open(queue: &mpsc::Sender<ToShard>, limits: &Arc<Limits>, number: u64) 
     let ticket = Ticket::new(number);
     let missed = Revision::ZERO;
     let encoding = Encoding::Grpc;
-    let reserve = ToShard::Reserve {
-        ticket,
-        group: GROUP,
-        encoding,
-        preface: Vec::new(),
-        rest: None,
-        right: None,
-        missed,
-    };
+    let reserve =
+        ToShard::Reserve { ticket, group: GROUP, encoding, opening: Opening::default(), right: None, missed };
     queue.send(reserve).await.expect("the shard runs");
     let (writer, reader) = stream();
     let permit = limits.take(&ServiceRef::new(Tenant::default(), "c"), "gRPC").expect("no limit");

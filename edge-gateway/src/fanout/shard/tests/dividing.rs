@@ -100,8 +100,7 @@ async fn play(steps: Vec<Step>, queue: mpsc::Sender<ToShard>) {
                     ticket,
                     group: GROUP,
                     encoding: Encoding::Grpc,
-                    preface: Vec::new(),
-                    rest: None,
+                    opening: Opening::default(),
                     // A session without a token has the grant for everything, too.
                     right: (grant != Grant::All).then(|| Box::new(right)),
                     missed: Revision::ZERO,
