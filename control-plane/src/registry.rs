@@ -316,11 +316,20 @@ impl Registry {
     }
 
     /// The view on which a write finds that everything is so already. An unconfirmed one may not show the change that
-    /// makes the write needed. Where the store cannot be asked within [`VIEW_WAIT`], the present view has to do.
+    /// makes the write needed.
+    ///
+    /// # Errors
+    /// When the store does not confirm a view within [`VIEW_WAIT`].
     async fn settled(&self) -> Result<Arc<Snapshot>, RegistryError> {
-        match tokio::time::timeout(VIEW_WAIT, self.confirmed()).await.unwrap_or(Ok(None))? {
-            Some(confirmed) => Ok(confirmed),
-            None => Ok(self.view.now()?),
+        let confirmed = tokio::time::timeout(VIEW_WAIT, self.confirmed()).await.unwrap_or(Ok(None))?;
+        confirmed.ok_or(RegistryError::NotConfirmed)
+    }
+
+    /// The same, or the present view where the store confirms none.
+    async fn settled_if_possible(&self) -> Result<Arc<Snapshot>, RegistryError> {
+        match self.settled().await {
+            Err(RegistryError::NotConfirmed) => Ok(self.view.now()?),
+            settled => settled,
         }
     }
 

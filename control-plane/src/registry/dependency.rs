@@ -128,7 +128,7 @@ impl Registry {
         providers: Vec<ServiceKey>,
     ) -> Result<Vec<ServiceKey>, RegistryError> {
         // A provider may have been registered a moment ago, at another replica.
-        let snapshot = self.settled().await?;
+        let snapshot = self.settled_if_possible().await?;
         let is_absent = |provider: &&ServiceKey| !has_provider(&snapshot, tenant, provider);
         let absent: Vec<ServiceKey> = providers.iter().filter(is_absent).cloned().collect();
         if absent.is_empty() {

@@ -54,7 +54,7 @@ impl Registry {
         let existing =
             |in_view: &Snapshot| existing_id(in_view, tenant, &name, &service.version, alias.as_ref());
         if existing(&snapshot).is_some() {
-            snapshot = self.settled().await?;
+            snapshot = self.settled_if_possible().await?;
             if let Some(existing) = existing(&snapshot) {
                 return same_id(existing, &service.service_id);
             }
@@ -193,7 +193,7 @@ impl Registry {
                 let mut snapshot = snapshot;
                 if !force && self.check_unused(&snapshot, service).is_err() {
                     // What uses it may have just gone, at another replica.
-                    snapshot = self.settled().await?;
+                    snapshot = self.settled_if_possible().await?;
                     self.check_unused(&snapshot, service)?;
                 }
                 let view = existing(&snapshot, service)?.clone();

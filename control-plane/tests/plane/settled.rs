@@ -220,6 +220,22 @@ async fn the_declarations_of_one_tenant_neither_hold_up_nor_refuse_those_of_anot
 }
 
 #[tokio::test]
+async fn a_rule_that_nobody_can_confirm_is_not_said_to_be_there() {
+    let (probe, fault) = faulty().await;
+    let service = json!({"serviceName": "order", "version": "1.0.0"});
+    let id = probe.service(service.clone()).await;
+    let rules = format!("/microservices/{id}/rules");
+    let rule = json!({"rules": [{"ruleType": "BLACK", "attribute": "ServiceName", "pattern": "^evil"}]});
+    probe.post(&rules, &rule).await.ok();
+    *fault.lock() = Some(Fault::NoWord);
+    let unconfirmed = timeout(Duration::from_secs(20), probe.post(&rules, &rule)).await.expect("an answer");
+    unconfirmed.not_now();
+    // A service goes on through its start.
+    let registered = timeout(Duration::from_secs(20), probe.service(service)).await.expect("an answer");
+    assert_eq!(registered, id);
+}
+
+#[tokio::test]
 async fn a_poll_gets_the_whole_reply_when_the_store_says_nothing() {
     let (probe, fault) = faulty().await;
     let (consumer, _) = consumer_and_provider(&probe).await;
