@@ -120,10 +120,15 @@ def texts(address):
             pass
         if " 101 " not in status:
             raise OSError(status or "the server closed the connection")
+        text = b""
         while True:
-            opcode, payload = read_frame(stream)
-            if opcode == 1:
-                yield payload.decode()
+            is_last, opcode, payload = read_frame(stream)
+            if opcode in (0, 1):
+                # A text of more than some 60 KiB comes in several frames; all but the first have the opcode 0.
+                text += payload
+                if is_last:
+                    yield text.decode()
+                    text = b""
             elif opcode == 8:
                 raise OSError("the server closed the watch")
             elif opcode == 9:
@@ -132,11 +137,11 @@ def texts(address):
 
 
 def read_frame(stream):
-    """Reads one frame. The server never fragments a text."""
-    opcode, length = read(stream, 2)
+    """Reads one frame: whether its message ends with it, its opcode, and its payload."""
+    first, length = read(stream, 2)
     if length >= 126:
         length = int.from_bytes(read(stream, 2 if length == 126 else 8), "big")
-    return opcode & 0x0F, read(stream, length)
+    return bool(first & 0x80), first & 0x0F, read(stream, length)
 
 
 def read(stream, length):

@@ -9,14 +9,16 @@ pub(super) fn cut(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize),
         short => (2, short.into()),
     };
-    // Frames of a server are never masked (RFC 6455, 5.1), and our servers never fragment: neither bit
-    // is looked at.
+    // Frames of a server are never masked (RFC 6455, 5.1). Only states come in fragments, of which the last tells from
+    // where to resume, so none are put together.
     let payload = bytes.get(header..header + length)?;
     Some((first & 0x0f, payload, &bytes[header + length..]))
 }
 
 /// Text.
 pub(super) const TEXT: u8 = 1;
+/// More of a text.
+pub(super) const CONTINUATION: u8 = 0;
 /// The end.
 pub(super) const CLOSE: u8 = 8;
 /// To be answered.

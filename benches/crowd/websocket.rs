@@ -117,7 +117,7 @@ fn note(rest: &mut Vec<u8>, read: &[u8], memory: &mut Memory, shared: &Shared, p
     };
     while let Some((opcode, payload, next)) = frames::cut(bytes) {
         match opcode {
-            frames::TEXT => seen.note(payload, memory),
+            frames::TEXT | frames::CONTINUATION => seen.note(payload, memory),
             frames::PING => pongs.extend(frames::pong(payload)),
             frames::CLOSE => return true,
             _ => {}

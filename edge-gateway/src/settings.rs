@@ -323,7 +323,7 @@ fn read_session(settings: &mut Settings<'_>, default: &SessionConfig) -> Session
             "watch.read-timeout",
             default.read_timeout,
             "2s"..="24h",
-            "Time after which a watcher is disconnected that sends nothing, not even a pong.",
+            "Time after which a watcher is disconnected that sends nothing, not even a pong; at least twice `watch.ping-interval`.",
         ),
         write_timeout: settings.within_or(
             "watch.write-timeout",

@@ -343,6 +343,11 @@ impl Topic {
         self.recent.is_complete_after(base).then(|| self.recent.after(base).cloned().collect())
     }
 
+    /// The changes after `base` that are still known; older ones may be missing.
+    pub(crate) fn latest_after(&self, base: Position) -> impl Iterator<Item = &Arc<Push>> {
+        self.recent.after(base)
+    }
+
     /// Remembers the changes after `base`, all of them, that were fetched because this topic did not know the
     /// first ones.
     pub(crate) fn remember(&mut self, base: Position, changes: &[Arc<Push>]) {

@@ -77,7 +77,13 @@ fn is_loopback(address: SocketAddr) -> bool {
 pub fn check_apart(settings: &mut Settings<'_>, own: (&str, SocketAddr), other: (&str, SocketAddr)) {
     let (key, own) = own;
     let (other_key, other) = other;
-    let meet = own.ip() == other.ip() || own.ip().is_unspecified() || other.ip().is_unspecified();
+    let takes = |listener: SocketAddr, ip: IpAddr| match listener.ip().to_canonical() {
+        IpAddr::V4(any) if any.is_unspecified() => ip.to_canonical().is_ipv4(),
+        // Linux takes connections over IPv4 there as well.
+        IpAddr::V6(any) if any.is_unspecified() => true,
+        same => same == ip.to_canonical(),
+    };
+    let meet = takes(own, other.ip()) || takes(other, own.ip());
     if own.port() != 0 && own.port() == other.port() && meet {
         settings.mistake(key, format!("{own} is the address of {other_key} as well"));
     }
@@ -139,6 +145,8 @@ mod tests {
             ("127.0.0.1:1", "127.0.0.1:1", false),
             ("0.0.0.0:1", "127.0.0.1:1", false),
             ("127.0.0.1:1", "[::]:1", false),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", false),
+            ("[::1]:1", "0.0.0.0:1", true),
             ("127.0.0.1:1", "127.0.0.2:1", true),
             ("127.0.0.1:0", "127.0.0.1:0", true),
         ] {

@@ -23,6 +23,19 @@ async fn the_python_example_resumes_without_a_gap() {
     check(Process::installed("python3", "python3").args([script])).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_read_a_state_that_comes_in_several_frames() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/resumable_client.py");
+    for example in
+        [Process::ours("resumable-client"), Process::installed("python3", "python3").args([script])]
+    {
+        let run = ExampleRun::start_with(example, &["large-0", "large-1", "large-2"]).await;
+        for id in ["i", "large-0", "large-1", "large-2"] {
+            run.example.line(&["PRESENT", &format!(" {id} ")], 0).await;
+        }
+    }
+}
+
 /// A registry with one instance, and an example that watches it over a link.
 struct ExampleRun {
     registry: Process,
@@ -34,6 +47,11 @@ struct ExampleRun {
 
 impl ExampleRun {
     async fn start(example: Process) -> Self {
+        Self::start_with(example, &[]).await
+    }
+
+    /// With these instances as well, of 40 KB each.
+    async fn start_with(example: Process, large: &[&str]) -> Self {
         let api = std::net::SocketAddr::from(([127, 0, 0, 1], port::free()));
         let registry =
             Process::ours("muster").args(["standalone", "--data-dir", "data", "--listen", &api.to_string()]);
@@ -45,6 +63,10 @@ impl ExampleRun {
         run.start_registry().await;
         run.provider = run.client.service("order").await;
         run.client.instance_with(&run.provider, "i", LEASE_SECONDS).await;
+        for id in large {
+            run.client.instance_with(&run.provider, id, LEASE_SECONDS).await;
+            run.client.tag(&run.provider, id, &"x".repeat(40_000)).await;
+        }
         run.example.start();
         run
     }

@@ -1,8 +1,8 @@
 //! The bytes that a resuming session is sent before the pushes of its group, made piece by piece.
 //!
 //! In: the preface, which all sessions share that begin together. Out: its messages, some 64 KiB of bytes at a time. The
-//! state of a provider may be some 100 MB long, and its client may take hours to read it or never do. So a session
-//! holds one piece, and beside it only references to instances that others hold as well.
+//! state of a provider may be some 60 MB long, and its client may take minutes to read it or never do. So a session
+//! holds one piece, and beside it references to instances, which others hold as well until they change.
 
 use std::sync::Arc;
 
@@ -79,6 +79,11 @@ impl PrefaceBytes {
     pub(super) fn is_within_message(&self) -> bool {
         // Messages of gRPC end with their piece, and the client gathers them to a state.
         matches!(self.next, Next::State(_, 1..)) && self.encoding != Encoding::Grpc
+    }
+
+    /// True if control frames may go out within a message.
+    pub(super) fn admits_control(&self) -> bool {
+        self.encoding == Encoding::Resumable
     }
 
     /// Keeps a message until the present one has ended.

@@ -256,6 +256,13 @@ impl Session {
         if self.tail.is_empty()
             && let Some(preface) = self.preface.as_mut().filter(|preface| preface.is_within_message())
         {
+            // Pings and pongs may stand between the frames of a message, and a long one must not keep them waiting.
+            if preface.admits_control()
+                && self.protocol.phase() == Phase::Open
+                && self.protocol.wants_to_write()
+            {
+                self.protocol.put(&mut self.tail);
+            }
             preface.put(&mut self.tail);
         }
         if self.tail.is_empty() && self.protocol.wants_to_write() {
@@ -268,6 +275,8 @@ impl Session {
         if let Some(mut preface) = self.preface.take() {
             preface.put(&mut self.tail);
             self.preface = (!preface.is_over()).then_some(preface);
+        }
+        if !self.tail.is_empty() {
             return;
         }
         if let Reading::Merging(merged) = &mut self.reading {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
@@ -58,6 +59,21 @@ impl Resource {
         self.field.clone()
     }
 
+    /// The same content with a version of this point, if its own is earlier. A client that comes from another gateway has
+    /// shown that point, and the content is at least as new.
+    pub(crate) fn at_least(self: Arc<Self>, point: Point) -> Arc<Self> {
+        if self.point >= point {
+            return self;
+        }
+        // The bytes are our own, so they can be read.
+        let answer = pb::DeltaDiscoveryResponse::decode(self.of_delta()).ok();
+        let resource = answer.and_then(|answer| answer.resources.into_iter().next());
+        match resource.and_then(|resource| Some((resource.name, resource.resource?))) {
+            Some((name, any)) => Arc::new(Self::wrap(&name, point, self.digest, &any.encode_to_vec())),
+            None => self,
+        }
+    }
+
     /// The bytes of the larger form.
     pub(crate) fn size(&self) -> usize {
         self.field.len()
@@ -71,6 +87,10 @@ impl Resource {
         sha1.update(&any);
         let hash = sha1.finalize();
         let digest = hash.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte));
+        Self::wrap(name, point, digest, &any)
+    }
+
+    fn wrap(name: &str, point: Point, digest: u64, any: &[u8]) -> Self {
         let outer =
             pb::Resource { version: version_of(point, digest), resource: None, name: name.to_owned() };
         let inner_len = key_len(RESOURCES) + encoded_len_varint(any.len() as u64) + any.len();
@@ -82,7 +102,7 @@ impl Resource {
         let inner = field.len();
         encode_key(RESOURCES, WireType::LengthDelimited, &mut field);
         encode_varint(any.len() as u64, &mut field);
-        field.put_slice(&any);
+        field.put_slice(any);
         Self { digest, point, field: field.freeze(), inner }
     }
 }

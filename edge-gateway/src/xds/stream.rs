@@ -349,7 +349,13 @@ impl Stream {
                 Variant::State if kind.is_whole() => channel.next_whole(kind, source),
                 Variant::State => channel.next_part(kind, source),
             };
-            let Some(next) = next else { continue };
+            let Some(mut next) = next else { continue };
+            // Only in deltas has each resource a version.
+            if self.variant == Variant::Delta {
+                for resource in &mut next.resources {
+                    *resource = resource.clone().at_least(self.floor);
+                }
+            }
             channel.answered = true;
             self.nonce = (self.nonce + 1).max(source.first_nonce());
             channel.in_flight = Some(self.nonce);

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use shared::event::Action;
 use shared::model::{Revision, ServiceRef};
 
 use super::{Effect, Group, Slot, Tracker, Waiting};
@@ -185,9 +186,11 @@ impl Tracker {
 
 impl Tracker {
     /// False if an event has a name outside the group's scope. When a change of the interest was lost, all events of a
-    /// provider since then are on their way to the group.
+    /// provider since then are on their way to the group. The end of an instance that comparing states has shown has the
+    /// provider's name of now, whatever the name was under which the instance was told.
     fn may_tell(&self, id: GroupId, push: &Push) -> bool {
-        self.groups.get(&id).is_none_or(|group| group.selector.may_tell(&push.key))
+        let is_end = push.is_difference() && push.action == Action::Delete;
+        is_end || self.groups.get(&id).is_none_or(|group| group.selector.may_tell(&push.key))
     }
 }
 

@@ -67,10 +67,10 @@ fn tell_all(topic: &mut Topic, id: GroupId, at: Position, effects: &mut Vec<Effe
 }
 
 /// The instances that were delivered after `base`, as created or as the difference that a snapshot has shown, to
-/// all who follow the topic since then. None if the topic has forgotten it.
+/// all who follow the topic since then. Of a long time the topic knows the latest changes only.
 fn told_after(topic: &Topic, base: Position) -> HashSet<String> {
     let mut told = HashSet::new();
-    for push in topic.since(base).unwrap_or_default() {
+    for push in topic.latest_after(base) {
         let id = push.instance.instance_id.clone();
         match push.action {
             Action::Delete => _ = told.remove(&id),

@@ -134,7 +134,7 @@ impl Consumer {
         let first = self.snapshots.range(..=bookmark).next_back().map_or(bookmark, |(rev, _)| *rev);
         let states = self.snapshots.range(first..).map(|(_, snapshot)| snapshot.service(service));
         // A service that is deleted goes at one revision with its instances, whose events come one after the other.
-        if states.clone().any(|state| state.is_none()) && self.is_part(service, topic) {
+        if states.clone().any(|state| state.is_none()) && self.is_part(first, service, topic) {
             return true;
         }
         self.snapshots.range(first..).any(|(_, snapshot)| {
@@ -144,13 +144,20 @@ impl Consumer {
         })
     }
 
-    /// True when the provider had all these instances together at some revision.
-    fn is_part(&self, service: &ServiceRef, topic: &ReadTopic) -> bool {
-        self.snapshots.values().rev().filter_map(|snapshot| snapshot.service(service)).any(|(view, _)| {
-            let known =
-                |id: &String, mod_rev| view.instances.get(id).is_some_and(|known| known.mod_rev == mod_rev);
-            topic.instances.iter().all(|(id, (_, mod_rev))| known(id, *mod_rev))
-        })
+    /// True when the provider had all these instances together at some revision from `first` on.
+    fn is_part(&self, first: Revision, service: &ServiceRef, topic: &ReadTopic) -> bool {
+        topic.instances.is_empty()
+            || self
+                .snapshots
+                .range(first..)
+                .map(|(_, snapshot)| snapshot)
+                .filter_map(|snapshot| snapshot.service(service))
+                .any(|(view, _)| {
+                    let known = |id: &String, mod_rev| {
+                        view.instances.get(id).is_some_and(|known| known.mod_rev == mod_rev)
+                    };
+                    topic.instances.iter().all(|(id, (_, mod_rev))| known(id, *mod_rev))
+                })
     }
 
     /// A replica that knows everything says what has changed. What the gateway then calls unchanged must be

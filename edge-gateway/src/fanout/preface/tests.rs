@@ -1,6 +1,7 @@
 //! Prefaces piece by piece, and in sessions whose clients do not read.
 
 use std::rc::Rc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use follow::Push;
@@ -14,7 +15,7 @@ use crate::close::{Farewell, Reason};
 use crate::fanout::log::Log;
 use crate::fanout::outlet::Outlet;
 use crate::fanout::session::{Pumped, Session};
-use crate::fanout::stream::{Next as Chunk, stream};
+use crate::fanout::stream::{Next as Chunk, Reader, stream};
 use crate::session::{Input, Pace, Protocol, SessionConfig};
 
 fn instance(number: usize, bytes: usize) -> Arc<Instance> {
@@ -139,7 +140,7 @@ fn what_a_grant_does_not_admit_is_left_out() {
 }
 
 /// A session in a stream whose client has not read anything, with the preface of large states.
-fn unread() -> (Session, crate::fanout::stream::Reader) {
+fn unread() -> (Session, Reader) {
     let pace = Pace::from(&SessionConfig::default());
     let (writer, reader) = stream();
     let protocol = Protocol::new(0, &pace, Farewell::Close);
@@ -155,19 +156,20 @@ fn pump(session: &mut Session) -> Pumped {
     session.pump(&Log::default(), Encoding::Resumable, 0, &pace, &mut 0)
 }
 
+/// What can be read now.
+async fn read_next(reader: &Reader) -> Poll<Chunk> {
+    std::future::poll_fn(|cx| Poll::Ready(reader.poll_next(cx))).await
+}
+
 /// Reads until nothing comes any more, or the end.
-async fn read_all(session: &mut Session, reader: &crate::fanout::stream::Reader) -> Vec<u8> {
+async fn read_all(session: &mut Session, reader: &Reader) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
         let pumped = pump(session);
-        let chunk = std::future::poll_fn(|cx| match reader.poll_next(cx) {
-            std::task::Poll::Ready(Chunk::Chunk(chunk)) => std::task::Poll::Ready(Some(chunk)),
-            _ => std::task::Poll::Ready(None),
-        });
-        match chunk.await {
-            Some(chunk) => all.extend_from_slice(&chunk),
-            None if matches!(pumped, Pumped::Yielded | Pumped::Blocked) => {}
-            None => return all,
+        match read_next(reader).await {
+            Poll::Ready(Chunk::Chunk(chunk)) => all.extend_from_slice(&chunk),
+            _ if matches!(pumped, Pumped::Yielded | Pumped::Blocked) => {}
+            _ => return all,
         }
     }
 }
@@ -196,4 +198,50 @@ async fn a_session_that_closes_within_a_state_ends_the_state_first() {
     let texts = texts_of_frames(&all[..at]);
     assert_eq!(texts.len(), 2, "the void one, and the first state");
     assert_eq!(texts[1]["instances"].as_array().map(Vec::len), Some(300));
+}
+
+/// A preface of events only, of which the last fills a piece.
+fn events_only(grant: Grant, key_of_last: &str) -> PrefaceBytes {
+    let push = |number: usize, name: &str, bytes| {
+        let at = Position::first_of(Revision::new(8));
+        Arc::new(Push::difference(1, at, Action::Update, key(name), instance(number, bytes)))
+    };
+    let events = vec![push(0, "e", 100), push(1, "e", PIECE), push(2, key_of_last, 100)];
+    let preface =
+        Preface { events, rev: Revision::new(7), confirmed: Revision::new(9), ..Preface::default() };
+    PrefaceBytes::new(Arc::new(preface), Revision::new(3), Arc::new(grant), Encoding::Resumable)
+}
+
+#[tokio::test]
+async fn pushes_that_were_merged_while_a_preface_was_read_follow_it() {
+    let set = [("serviceName".to_owned(), "e".to_owned())].into();
+    for rest in [
+        events_only(Grant::All, "e"),
+        // The last one makes no bytes.
+        events_only(Grant::Labelled([set].into()), "hidden"),
+    ] {
+        let pace = Pace::from(&SessionConfig::default());
+        let (writer, reader) = stream();
+        let protocol = Protocol::new(0, &pace, Farewell::Close);
+        let mut session = Session::reserved(1, 0, 0, 0, protocol, Opening::of(rest));
+        session.outlet = Some(Outlet::Stream(Rc::new(writer)));
+        let mut log = Log::default();
+        let at = Position::first_of(Revision::new(10));
+        let push = Arc::new(Push::difference(2, at, Action::Update, key("e"), instance(7, 10)));
+        log.append(Some(&push), push.frame(Encoding::Resumable));
+        session.start_merging(&log);
+        let mut all = Vec::new();
+        loop {
+            let pumped = session.pump(&log, Encoding::Resumable, 0, &pace, &mut 0);
+            while let Poll::Ready(Chunk::Chunk(chunk)) = read_next(&reader).await {
+                all.extend_from_slice(&chunk);
+            }
+            if pumped == Pumped::Idle {
+                break;
+            }
+        }
+        let texts = texts_of_frames(&all);
+        let last = texts.last().expect("some");
+        assert_eq!((&last["rev"], &last["instance"]["instanceId"]), (&json!(10), &json!("7")), "{last}");
+    }
 }

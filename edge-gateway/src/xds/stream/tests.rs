@@ -434,6 +434,22 @@ fn one_answer_is_under_way_and_changes_are_merged() {
 }
 
 #[test]
+fn no_version_is_older_than_the_one_that_a_client_has_shown() {
+    let mut client = Client::new(Variant::Delta);
+    client.subscribe(Kind::Endpoint, Some(&["a/x"]));
+    client.settle(&world(&[("a/x", 1)]));
+    // Another gateway knows newer content since an earlier point: it had heard of it before a bookmark told so.
+    client.stream.floor = at(7);
+    client.stream.changed(Some(&[Change { group: "a/x".into(), in_existence: false }]));
+    let answer = client.stream.next(&Known(&world(&[("a/x", 2)]), at(9))).expect("an answer");
+    let [sent] = &answer.resources[..] else { panic!("one resource") };
+    let delta = pb::DeltaDiscoveryResponse::decode(sent.of_delta()).expect("an answer");
+    assert_eq!(read_version(&delta.resources[0].version), Some((at(7), sent.digest)));
+    let plain = resource(Kind::Endpoint, "a/x", "endpoints 2");
+    assert_eq!(plain.of_state(), sent.of_state(), "the content is the same");
+}
+
+#[test]
 fn nothing_is_sent_from_an_older_state_than_the_clients() {
     for variant in [Variant::State, Variant::Delta] {
         let there = world(&[("a/x", 1)]);

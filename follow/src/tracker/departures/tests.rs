@@ -6,7 +6,7 @@ use shared::event::{Action, InstanceEvent};
 use shared::model::{Instance, Scope, ServiceKey, Tenant};
 
 use super::super::preface::{Missing, Preface};
-use super::super::{Effect, Want};
+use super::super::{Cause, Effect, Want};
 use super::*;
 use crate::message::InterestChange;
 use crate::testing::{end_of, event, events_until, first_of, interest, nothing_until, rev, service};
@@ -68,6 +68,13 @@ fn a_scope_is_told_nothing_of_the_time_in_which_a_service_had_another_applicatio
     tracker.advance_to(28, 20);
     tracker.on_departures(id, departures(23, 28, Vec::new()));
     assert_eq!(revisions(preface(&tracker, id, 23)), [24, 27]);
+    // The end of what was told is told, although the state that shows it has another name.
+    let key = Some(of("b", 0, 30).key);
+    let state = TopicReplay { key, continuous: false, snapshot: Some(Vec::new()), ..nothing_until(30) };
+    tracker.resync(Cause::Bookmark);
+    tracker.take_effects();
+    tracker.on_replay(&service("p"), first_of(27), state);
+    assert_eq!(told(&mut tracker), [30; 4]);
 }
 
 fn departures(since: u64, number: u64, events: Vec<(ServiceRef, Arc<Push>)>) -> Departures {

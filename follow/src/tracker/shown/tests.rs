@@ -234,6 +234,22 @@ fn a_service_that_is_registered_again_is_told_once() {
     );
 }
 
+#[test]
+fn a_service_that_is_registered_again_is_told_once_however_long_it_was_followed() {
+    let (mut tracker, id) = following();
+    for number in 11..500 {
+        tracker.on_event(later(Action::Update, 10, number - 1, number));
+    }
+    // The events come before the changes of the interest.
+    tracker.on_event(later(Action::Delete, 10, 499, 500));
+    tracker.on_event(event("p", 500, 503));
+    told(&mut tracker, id);
+    tracker.on_interest_change(id, InterestChange { prev: end_of(9), ..left(500) });
+    tracker.on_interest_change(id, InterestChange { prev: end_of(500), ..came(502, 1) });
+    tracker.advance_to(503, 8);
+    assert_eq!(told(&mut tracker, id), [], "the topic has forgotten its first changes, and not this one");
+}
+
 /// Like [`following`], but after a loss: the service was deleted and registered again, which the consumer's
 /// interest shows up to the deletion, and the state of the service without its history.
 fn registered_again_unheard() -> (Tracker, GroupId) {

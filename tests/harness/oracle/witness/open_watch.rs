@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use proto::servicecenter::service_instance_ctrl_client::ServiceInstanceCtrlClient;
 use proto::servicecenter::{WatchInstanceRequest, WatchInstanceResponse};
 use proto::watch::v1::watch_client::WatchClient;
-use proto::watch::v1::{WatchRequest, WatchResponse, watch_response};
+use proto::watch::v1::{Reset, WatchRequest, WatchResponse, watch_response};
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
@@ -30,7 +30,8 @@ pub(super) enum OpenWatch {
     Old(WebSocketStream<TcpStream>),
     Resumed(WebSocketStream<TcpStream>),
     OldGrpc(Streaming<WatchInstanceResponse>),
-    Grpc(Streaming<WatchResponse>),
+    /// The stream, and a state of which parts are still to come.
+    Grpc(Streaming<WatchResponse>, Option<Reset>),
     Events(EventLines),
 }
 
@@ -79,7 +80,7 @@ impl OpenWatch {
                     ..WatchRequest::default()
                 };
                 let mut client = WatchClient::new(channel(gateway).await?);
-                Some(Self::Grpc(client.watch(request).await.ok()?.into_inner()))
+                Some(Self::Grpc(client.watch(request).await.ok()?.into_inner(), None))
             }
             Way::Events => Some(Self::Events(EventLines::open(plan, gateway, certain).await?)),
         }
@@ -105,19 +106,22 @@ impl OpenWatch {
                 let stamp = instance.properties.get(STAMP).map(String::as_str);
                 Some(Received::uncertain(sight(ledger, &told.action, seen, stamp, None)))
             }
-            Self::Grpc(stream) => {
+            Self::Grpc(stream, state) => loop {
                 let mut response = stream.message().await.ok()??;
-                while let Some(watch_response::What::Reset(state)) = &mut response.what
-                    && state.more
-                {
-                    let Some(watch_response::What::Reset(rest)) = stream.message().await.ok()??.what else {
-                        return None;
-                    };
-                    state.instances.extend(rest.instances);
-                    state.more = rest.more;
+                match (&mut response.what, state.take()) {
+                    (Some(watch_response::What::Reset(part)), begun) => {
+                        let begun = begun.into_iter().flat_map(|begun| begun.instances);
+                        part.instances = begun.chain(std::mem::take(&mut part.instances)).collect();
+                        if part.more {
+                            *state = Some(std::mem::take(part));
+                            continue;
+                        }
+                    }
+                    (_, Some(_)) => return None,
+                    (_, None) => {}
                 }
-                Some(message(plan, ledger, response))
-            }
+                return Some(message(plan, ledger, response));
+            },
             Self::Events(lines) => match lines.next().await?.strip_prefix("data: ") {
                 // The end has a reason, and no frame.
                 Some(text) if text.contains("\"action\":\"END\"") => None,
