@@ -29,11 +29,16 @@ async fn the_examples_read_a_state_that_comes_in_several_frames() {
     for example in
         [Process::ours("resumable-client"), Process::installed("python3", "python3").args([script])]
     {
-        let run = ExampleRun::start_with(example, &["large-0", "large-1", "large-2"]).await;
-        for id in ["i", "large-0", "large-1", "large-2"] {
+        let run = ExampleRun::start_with(example, 40).await;
+        for id in (0..40).map(large).chain(["i".to_owned()]) {
             run.example.line(&["PRESENT", &format!(" {id} ")], 0).await;
         }
     }
+}
+
+/// The id of a large instance.
+fn large(number: usize) -> String {
+    format!("large-{number}")
 }
 
 /// A registry with one instance, and an example that watches it over a link.
@@ -47,11 +52,11 @@ struct ExampleRun {
 
 impl ExampleRun {
     async fn start(example: Process) -> Self {
-        Self::start_with(example, &[]).await
+        Self::start_with(example, 0).await
     }
 
-    /// With these instances as well, of 40 KB each.
-    async fn start_with(example: Process, large: &[&str]) -> Self {
+    /// With so many instances as well, of 3 KB each.
+    async fn start_with(example: Process, count: usize) -> Self {
         let api = std::net::SocketAddr::from(([127, 0, 0, 1], port::free()));
         let registry =
             Process::ours("muster").args(["standalone", "--data-dir", "data", "--listen", &api.to_string()]);
@@ -63,9 +68,9 @@ impl ExampleRun {
         run.start_registry().await;
         run.provider = run.client.service("order").await;
         run.client.instance_with(&run.provider, "i", LEASE_SECONDS).await;
-        for id in large {
-            run.client.instance_with(&run.provider, id, LEASE_SECONDS).await;
-            run.client.tag(&run.provider, id, &"x".repeat(40_000)).await;
+        for id in (0..count).map(large) {
+            run.client.instance_with(&run.provider, &id, LEASE_SECONDS).await;
+            run.client.tag(&run.provider, &id, &"x".repeat(3_000)).await;
         }
         run.example.start();
         run
