@@ -93,8 +93,9 @@ pub(crate) trait Encode {
     /// The shared bytes. The first call for an encoding makes them.
     fn frame(&self, encoding: Encoding) -> &Bytes;
 
-    /// The bytes when merging has changed the action. Shared if it has not.
-    fn frame_as(&self, encoding: Encoding, action: Action) -> Bytes;
+    /// The bytes after merging, which may have changed the action, and the revision that they confirm. Shared if it
+    /// has changed neither.
+    fn frame_merged(&self, encoding: Encoding, action: Action, confirmed: Revision) -> Bytes;
 
     /// The bytes for a preface, whose session will have everything up to `confirmed`. The session receives
     /// the changes in order and may break off after this one, with other changes of the same revision still
@@ -107,12 +108,13 @@ impl Encode for Push {
         self.encoded(encoding.index(), || encode(self, encoding, self.action, self.resume_point()))
     }
 
-    fn frame_as(&self, encoding: Encoding, action: Action) -> Bytes {
-        if action == self.action {
+    fn frame_merged(&self, encoding: Encoding, action: Action, confirmed: Revision) -> Bytes {
+        let confirms_as_much = confirmed == self.resume_point().unwrap_or(self.at.rev);
+        if action == self.action && (confirms_as_much || !encoding.is_resumable()) {
             self.frame(encoding).clone()
         } else {
-            // Only merging for a slow watcher changes an action, so these bytes are not kept.
-            encode(self, encoding, action, self.resume_point())
+            // Only merging for a slow watcher changes them, so these bytes are not kept.
+            encode(self, encoding, action, Some(confirmed))
         }
     }
 
@@ -159,8 +161,8 @@ mod tests {
         for encoding in Encoding::ALL {
             let first = push.frame(encoding).as_ptr();
             assert_eq!(push.frame(encoding).as_ptr(), first, "{encoding:?}");
-            let merged = push.frame_as(encoding, Action::Update).as_ptr();
-            assert_eq!(merged, first, "{encoding:?}: merging did not change the action");
+            let merged = push.frame_merged(encoding, Action::Update, push.at.rev).as_ptr();
+            assert_eq!(merged, first, "{encoding:?}: merging changed nothing");
         }
     }
 

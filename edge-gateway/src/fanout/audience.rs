@@ -58,8 +58,6 @@ pub(super) struct Audience {
     pub(super) again: bool,
     /// Pushes have been appended since the last bookmark.
     pub(super) unconfirmed: bool,
-    /// The revision of the last bookmark.
-    bookmarked: Revision,
     /// The changes that were asked about.
     marks: Vec<Mark>,
     /// Traced pushes that are being written.
@@ -79,7 +77,6 @@ impl Audience {
             queued: false,
             again: false,
             unconfirmed: false,
-            bookmarked: Revision::ZERO,
             marks: Vec::new(),
             traced: Writes::default(),
         }
@@ -139,7 +136,6 @@ impl Audience {
             queued: false,
             again: false,
             unconfirmed: self.unconfirmed,
-            bookmarked: self.bookmarked,
             marks,
             traced: Writes::default(),
         }
@@ -181,12 +177,12 @@ impl Audience {
     /// Forgets everything that is of a history of the store which was undone.
     pub(super) fn forget_history(&mut self) {
         self.marks.clear();
-        self.bookmarked = Revision::ZERO;
+        self.log.forget_bookmark();
     }
 
     /// Appends a push. True when a round must be queued.
     pub(super) fn append(&mut self, push: &Arc<Push>) -> bool {
-        self.log.append(Some(push), push.frame(self.encoding));
+        self.log.append(push, push.frame(self.encoding));
         self.unconfirmed = true;
         self.queue()
     }
@@ -195,14 +191,13 @@ impl Audience {
     pub(super) fn bookmark(&mut self, rev: Revision) -> bool {
         let Some(frame) = self.encoding.bookmark(rev) else { return false };
         self.unconfirmed = false;
-        self.bookmarked = rev;
-        self.log.append(None, &frame);
+        self.log.append_bookmark(rev, &frame);
         self.queue()
     }
 
     /// Appends a bookmark of a group that is behind, if it says anything new. The next one follows soon.
     pub(super) fn bookmark_behind(&mut self, rev: Revision) -> bool {
-        if rev <= self.bookmarked {
+        if rev <= self.log.bookmarked() {
             return false;
         }
         let must_queue = self.bookmark(rev);

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use shared::model::Revision;
+
 use crate::push::Push;
 
 /// Bytes of capacity per member that an empty log keeps, to spare the allocator; the rest is given back.
@@ -20,6 +22,8 @@ pub(crate) struct Log {
     bytes: Vec<u8>,
     /// The end of each frame, and its push; `None` for bookmarks.
     frames: VecDeque<(u64, Option<Arc<Push>>)>,
+    /// The revision of the last bookmark.
+    bookmarked: Revision,
 }
 
 impl Log {
@@ -28,10 +32,30 @@ impl Log {
         self.start + self.bytes.len() as u64
     }
 
-    /// Appends the frame of a push, or without a push a frame that merging leaves out.
-    pub(crate) fn append(&mut self, push: Option<&Arc<Push>>, frame: &[u8]) {
+    /// Appends the frame of a push.
+    pub(crate) fn append(&mut self, push: &Arc<Push>, frame: &[u8]) {
+        self.append_frame(Some(push), frame);
+    }
+
+    /// Appends the frame of a bookmark, which merging leaves out.
+    pub(crate) fn append_bookmark(&mut self, rev: Revision, frame: &[u8]) {
+        self.bookmarked = rev;
+        self.append_frame(None, frame);
+    }
+
+    fn append_frame(&mut self, push: Option<&Arc<Push>>, frame: &[u8]) {
         self.bytes.extend_from_slice(frame);
         self.frames.push_back((self.end(), push.cloned()));
+    }
+
+    /// The revision of the last bookmark, trimmed or not; zero when there has been none.
+    pub(crate) fn bookmarked(&self) -> Revision {
+        self.bookmarked
+    }
+
+    /// Forgets the last bookmark: it was of a history of the store which was undone.
+    pub(crate) fn forget_bookmark(&mut self) {
+        self.bookmarked = Revision::ZERO;
     }
 
     /// Everything from `cursor` on.
@@ -105,7 +129,6 @@ mod tests {
     use shared::event::{Action, Position};
 
     use super::*;
-    use shared::model::Revision;
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -140,7 +163,7 @@ mod tests {
                         let at = Position::first_of(Revision::new(number as u64));
                         let push = Push::difference(0, at, Action::Create, Arc::default(), Arc::default());
                         let frame = vec![number as u8; size.into()];
-                        log.append(Some(&Arc::new(push)), &frame);
+                        log.append(&Arc::new(push), &frame);
                         whole.extend_from_slice(&frame);
                     }
                     Step::Read(reader, most) => {

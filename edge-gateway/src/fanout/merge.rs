@@ -2,21 +2,57 @@
 //!
 //! They are bounded by the number of distinct instances, whatever happens while the watcher does not read.
 //! They keep the order of each instance's last change, so within a provider the order of revisions.
+//!
+//! A merged push waits behind pushes of later changes than its own first one. None of these may confirm that first
+//! change, or a client that breaks off between them and resumes would miss it. The same holds for a *life*: changes of
+//! an instance that cancelled each other. Until a bookmark covers its end, nothing may confirm its beginning, because a
+//! client that resumes between the two is sent the end alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use shared::event::Action;
+use shared::model::Revision;
 
 use crate::push::Push;
+
+/// The most lives that are remembered one by one. Beyond them the two oldest count as one, which only confirms less.
+const MOST_LIVES: usize = 256;
 
 /// The merged pushes of one watcher.
 #[derive(Debug, Default)]
 pub(crate) struct Merged {
-    /// The key in `order` of the pending push, by topic and instance.
-    positions: HashMap<(u32, String), u64>,
-    order: BTreeMap<u64, (Arc<Push>, Action)>,
+    /// The place of the pending push, by topic and instance.
+    places: HashMap<(u32, String), u64>,
+    order: BTreeMap<u64, Pending>,
+    /// In order. A revision lies between each two of them.
+    lives: VecDeque<Life>,
     next: u64,
+}
+
+/// Changes of an instance that was not there before, and is not there after them. The watcher is told nothing of it.
+#[derive(Debug)]
+struct Life {
+    first: Revision,
+    last: Revision,
+}
+
+/// One or more changes of an instance that the watcher has not been sent.
+#[derive(Debug)]
+struct Pending {
+    /// The revision of the first of them.
+    first: Revision,
+    /// The push of the last of them.
+    push: Arc<Push>,
+    /// The action of all of them together.
+    action: Action,
+}
+
+impl Pending {
+    /// The revision that the push would confirm if it was not merged.
+    fn claim(&self) -> Revision {
+        self.push.resume_point().unwrap_or(self.push.at.rev)
+    }
 }
 
 impl Merged {
@@ -24,31 +60,68 @@ impl Merged {
     pub(crate) fn add(&mut self, push: &Arc<Push>) -> bool {
         // The topic belongs to the key, because two providers may use the same instance id.
         let id = (push.topic, push.instance.instance_id.clone());
-        let pending = self.positions.get(&id).and_then(|position| self.order.remove(position));
-        let action = match &pending {
-            None => Some(push.action),
-            Some((_, before)) => merge(*before, push.action),
+        let pending = self.places.remove(&id).and_then(|place| self.order.remove(&place));
+        let (first, action) = match &pending {
+            None => (push.at.rev, Some(push.action)),
+            Some(before) => (before.first.min(push.at.rev), merge(before.action, push.action)),
         };
         match action {
             Some(action) => {
-                // The newest change moves to the end, as its revision demands: watchers receive revisions in
-                // order.
-                self.order.insert(self.next, (push.clone(), action));
-                self.positions.insert(id, self.next);
+                // The newest change moves to the end, as its revision demands: watchers receive revisions in order.
+                self.order.insert(self.next, Pending { first, push: push.clone(), action });
+                self.places.insert(id, self.next);
                 self.next += 1;
             }
-            None => {
-                self.positions.remove(&id);
-            }
+            None => self.remember(Life { first, last: push.at.rev }),
         }
         pending.is_some()
     }
 
-    /// Takes the oldest pending push, and the action to send it with.
-    pub(crate) fn pop(&mut self) -> Option<(Arc<Push>, Action)> {
-        let (_, (push, action)) = self.order.pop_first()?;
-        self.positions.remove(&(push.topic, push.instance.instance_id.clone()));
-        Some((push, action))
+    fn remember(&mut self, mut life: Life) {
+        // A client that resumes before the new life must not be within an older one either.
+        while let Some(before) = self.lives.pop_back_if(|before| before.last >= life.first) {
+            life.first = life.first.min(before.first);
+        }
+        self.lives.push_back(life);
+        if self.lives.len() > MOST_LIVES
+            && let Some(oldest) = self.lives.pop_front()
+            && let Some(next) = self.lives.front_mut()
+        {
+            next.first = oldest.first;
+        }
+    }
+
+    /// The latest revision that the pushes which are pending now may confirm. Looks at each of them.
+    pub(crate) fn limit(&mut self) -> Revision {
+        let first = self.order.values().map(|pending| pending.first).min().unwrap_or_default();
+        let limit = first.previous();
+        // A push that confirms nothing says nothing about the others.
+        let claims = self.order.values().map(Pending::claim).filter(|claim| *claim > Revision::ZERO);
+        let least = claims.fold(limit, Revision::min);
+        // Nothing less is confirmed from now on, except for the beginning of a later life.
+        self.lives.retain(|life| life.last > least);
+        limit
+    }
+
+    /// True when nothing is pending, and a bookmark of revision `confirmed` has covered the end of each life. Only
+    /// then may the watcher be sent again what confirms a revision of its own.
+    pub(crate) fn is_settled(&mut self, confirmed: Revision) -> bool {
+        if self.order.is_empty() {
+            self.lives.retain(|life| life.last > confirmed);
+        }
+        self.order.is_empty() && self.lives.is_empty()
+    }
+
+    /// Takes the oldest pending push, the action to send it with, and the revision that it confirms then: at most
+    /// `limit`, which [`Merged::limit`] has told since the last push was added.
+    pub(crate) fn pop(&mut self, limit: Revision) -> Option<(Arc<Push>, Action, Revision)> {
+        let (_, pending) = self.order.pop_first()?;
+        let claim = pending.claim().min(limit);
+        let life = self.lives.iter().find(|life| life.first <= claim && claim < life.last);
+        let confirmed = life.map_or(claim, |life| life.first.previous());
+        let Pending { push, action, .. } = pending;
+        self.places.remove(&(push.topic, push.instance.instance_id.clone()));
+        Some((push, action, confirmed))
     }
 
     /// The number of pending pushes.
@@ -70,92 +143,4 @@ fn merge(before: Action, after: Action) -> Option<Action> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-    use shared::event::Position;
-    use shared::model::Instance;
-
-    use super::*;
-    use shared::model::Revision;
-
-    fn push(rev: u64, action: Action, topic: u32, id: u8) -> Arc<Push> {
-        let instance = Arc::new(Instance { instance_id: id.to_string(), ..Instance::default() });
-        Arc::new(Push::difference(
-            topic,
-            Position::first_of(Revision::new(rev)),
-            action,
-            Arc::default(),
-            instance,
-        ))
-    }
-
-    /// A possible history: an instance is created when it is not there, else changed or deleted.
-    fn history() -> impl Strategy<Value = Vec<(u32, u8, bool)>> {
-        prop::collection::vec((0..2_u32, 0..3_u8, any::<bool>()), 0..40)
-    }
-
-    proptest! {
-        #[test]
-        fn merged_pushes_lead_to_the_same_state(
-            history in history(),
-            start in prop::collection::btree_set((0..2_u32, 0..3_u8), 0..4),
-            read_at in 0..40_usize,
-        ) {
-            let mut truth: BTreeSet<(u32, u8)> = start.clone();
-            let mut received = start;
-            let mut last_received = BTreeMap::new();
-            let mut last_true = BTreeMap::new();
-            let mut merged = Merged::default();
-            for (step, (topic, id, delete)) in history.into_iter().enumerate() {
-                let there = truth.contains(&(topic, id));
-                let action = match (there, delete) {
-                    (false, _) => Action::Create,
-                    (true, true) => Action::Delete,
-                    (true, false) => Action::Update,
-                };
-                if action == Action::Delete {
-                    truth.remove(&(topic, id));
-                } else {
-                    truth.insert((topic, id));
-                }
-                let push = push(step as u64 + 1, action, topic, id);
-                last_true.insert((topic, id), push.at);
-                merged.add(&push);
-                prop_assert!(merged.len() <= 6, "bounded by distinct instances");
-                if step == read_at {
-                    receive(&mut merged, &mut received, &mut last_received)?;
-                }
-            }
-            receive(&mut merged, &mut received, &mut last_received)?;
-            prop_assert_eq!(&received, &truth);
-            for (id, at) in last_received.iter().filter(|(id, _)| truth.contains(*id)) {
-                prop_assert_eq!(Some(at), last_true.get(id), "the newest state was received");
-            }
-        }
-    }
-
-    /// Takes all pending pushes as a watcher receives them; every one must be possible for it.
-    fn receive(
-        merged: &mut Merged,
-        received: &mut BTreeSet<(u32, u8)>,
-        last: &mut BTreeMap<(u32, u8), Position>,
-    ) -> Result<(), TestCaseError> {
-        let mut before = Position::default();
-        while let Some((push, action)) = merged.pop() {
-            prop_assert!(push.at > before, "in order");
-            before = push.at;
-            let id = (push.topic, push.instance.instance_id.parse().expect("a number"));
-            last.insert(id, push.at);
-            match action {
-                Action::Create => prop_assert!(received.insert(id), "created once"),
-                Action::Update => prop_assert!(received.contains(&id), "only what is there is updated"),
-                Action::Delete => prop_assert!(received.remove(&id), "only what is there is deleted"),
-            }
-        }
-        prop_assert_eq!(merged.len(), 0);
-        prop_assert!(merged.positions.is_empty());
-        Ok(())
-    }
-}
+pub(in crate::fanout) mod tests;

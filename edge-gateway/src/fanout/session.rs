@@ -45,7 +45,8 @@ pub(super) enum Reading {
     Live(u64),
     /// The session reads the log at its own pace, from this offset.
     Behind(u64),
-    /// The session has left the log; its pending pushes are merged per instance.
+    /// The session has left the log; its pending pushes are merged per instance. It returns to the log when all are
+    /// written and [`Merged::is_settled`].
     Merging(Box<Merged>),
 }
 
@@ -89,6 +90,9 @@ pub(super) struct Session {
     pub(super) armed: Tick,
     pub(super) protocol: Protocol,
     pub(super) reading: Reading,
+    /// It is merging, its client has taken everything, and only a bookmark is missing before it returns to the log.
+    /// Rounds serve it meanwhile.
+    pub(super) resting: bool,
     /// Bytes that go out before anything else: the rest of a frame once begun, protocol frames, merged
     /// pushes.
     tail: Vec<u8>,
@@ -138,6 +142,7 @@ impl Session {
             armed: 0,
             protocol,
             reading: Reading::Behind(cursor),
+            resting: false,
             tail: opening.first,
             preface: opening.rest,
             decoder: None,
@@ -165,7 +170,12 @@ impl Session {
 
     /// True if rounds do not serve the session.
     pub(super) fn is_slow(&self) -> bool {
-        !matches!(self.reading, Reading::Live(_))
+        !matches!(self.reading, Reading::Live(_)) && !self.resting
+    }
+
+    /// True while it is open and its pending pushes are merged.
+    pub(super) fn is_merging(&self) -> bool {
+        matches!(self.reading, Reading::Merging(_)) && self.protocol.phase() == Phase::Open
     }
 
     /// The number of pushes that the kernel has not taken yet; nearly, because those in `tail` are left out
@@ -226,6 +236,7 @@ impl Session {
         delivered: &mut u64,
     ) -> Pumped {
         let ask_kernel = std::mem::take(&mut self.ask_kernel);
+        self.resting = false;
         let mut turn = TURN_BYTES;
         loop {
             if let Phase::Over(reason) = self.protocol.phase() {
@@ -280,14 +291,17 @@ impl Session {
             return;
         }
         if let Reading::Merging(merged) = &mut self.reading {
+            let limit = merged.limit();
             // In chunks: what stays merged can still be replaced by something newer.
             while self.tail.len() < MERGED_CHUNK
-                && let Some((push, action)) = merged.pop()
+                && let Some((push, action, confirmed)) = merged.pop(limit)
             {
-                self.tail.extend_from_slice(&push.frame_as(encoding, action));
+                self.tail.extend_from_slice(&push.frame_merged(encoding, action, confirmed));
                 *delivered += 1;
             }
-            if self.tail.is_empty() {
+            // Clients that remember no revision wait for no bookmark.
+            let is_settled = !encoding.is_resumable() || merged.is_settled(log.bookmarked());
+            if self.tail.is_empty() && is_settled {
                 self.reading = Reading::Behind(log.end());
             }
         }

@@ -228,7 +228,7 @@ async fn pushes_that_were_merged_while_a_preface_was_read_follow_it() {
         let mut log = Log::default();
         let at = Position::first_of(Revision::new(10));
         let push = Arc::new(Push::difference(2, at, Action::Update, key("e"), instance(7, 10)));
-        log.append(Some(&push), push.frame(Encoding::Resumable));
+        log.append(&push, push.frame(Encoding::Resumable));
         session.start_merging(&log);
         let mut all = Vec::new();
         loop {

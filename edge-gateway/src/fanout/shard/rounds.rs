@@ -191,9 +191,15 @@ impl Shard {
                 self.remove_session(key, reason);
                 return false;
             }
+            Pumped::Idle if session.is_merging() => {
+                session.resting = true;
+                session.protocol.on(Input::Drained, now, &pace);
+            }
             Pumped::Idle if session.is_slow() => {
                 session.reading = Reading::Live(audience.log.end());
                 session.protocol.on(Input::Drained, now, &pace);
+                // It may have merged over bookmarks, and waits for the next one as for a push.
+                audience.unconfirmed = true;
                 audience.slow.retain(|slow| *slow != key);
                 self.trim_or_forget(index);
             }

@@ -17,6 +17,7 @@ use crate::push::Encoding;
 use crate::session::SessionConfig;
 
 mod dividing;
+mod merging;
 
 /// The setup of a shard with usual settings for so many sessions, and its reports of those that have closed.
 pub(super) fn setup(sessions: u64) -> (Setup, mpsc::Receiver<SessionsClosed>) {

@@ -46,7 +46,7 @@ impl Stage {
     /// Appends a change of this revision with so many bytes, and the question about it.
     fn change(&mut self, rev: u64, bytes: usize) -> (ReachQuestion, Point) {
         let push = push_at(rev);
-        self.log.append(Some(&push), &vec![b'x'; bytes]);
+        self.log.append(&push, &vec![b'x'; bytes]);
         let rev = Revision::new(rev);
         let question = ReachQuestion {
             after: rev.previous(),
