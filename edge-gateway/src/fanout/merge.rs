@@ -25,7 +25,7 @@ pub(crate) struct Merged {
     /// The place of the pending push, by topic and instance.
     places: HashMap<(u32, String), u64>,
     order: BTreeMap<u64, Pending>,
-    /// In order. A revision lies between each two of them.
+    /// In the order of their revisions. None overlaps another.
     lives: VecDeque<Life>,
     next: u64,
 }
@@ -78,11 +78,18 @@ impl Merged {
     }
 
     fn remember(&mut self, mut life: Life) {
-        // A client that resumes before the new life must not be within an older one either.
-        while let Some(before) = self.lives.pop_back_if(|before| before.last >= life.first) {
-            life.first = life.first.min(before.first);
-        }
-        self.lives.push_back(life);
+        // Those that overlap become one: a client that resumes before one of them must not be within another. Pushes of
+        // different providers do not always come in the order of their revisions.
+        self.lives.retain(|other| {
+            let is_apart = other.last < life.first || life.last < other.first;
+            if !is_apart {
+                life.first = life.first.min(other.first);
+                life.last = life.last.max(other.last);
+            }
+            is_apart
+        });
+        let place = self.lives.partition_point(|other| other.first < life.first);
+        self.lives.insert(place, life);
         if self.lives.len() > MOST_LIVES
             && let Some(oldest) = self.lives.pop_front()
             && let Some(next) = self.lives.front_mut()

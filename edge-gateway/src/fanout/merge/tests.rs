@@ -162,6 +162,19 @@ fn no_push_confirms_the_first_of_merged_changes_before_it() {
 }
 
 #[test]
+fn lives_of_providers_that_are_told_in_disorder_are_covered_whole() {
+    let mut merged = Merged::default();
+    for (topic, first, last) in [(0, 10, 20), (1, 12, 14), (2, 3, 4), (3, 6, 9), (4, 2, 5)] {
+        merged.add(&push(first, 1, Action::Create, (topic, 0)));
+        merged.add(&push(last, 1, Action::Delete, (topic, 0)));
+    }
+    let lives: Vec<_> = merged.lives.iter().map(|life| (life.first.get(), life.last.get())).collect();
+    assert_eq!(lives, [(2, 5), (6, 9), (10, 20)]);
+    merged.add(&push(30, 13, Action::Update, (5, 0)));
+    assert_eq!(confirmed(&mut merged), [9]);
+}
+
+#[test]
 fn lives_that_were_not_told_take_bounded_memory_and_are_forgotten_once_confirmed() {
     let mut merged = Merged::default();
     let lives = 2 * MOST_LIVES as u64;
