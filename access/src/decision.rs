@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use shared::model::Tenant;
+use shared::model::{Revision, Tenant};
 
 use crate::claims::{SERVICE_KIND, Verified};
 use crate::denial::{Denial, DenialCode};
@@ -240,6 +240,16 @@ impl Policy {
         }
         let account = self.accounts.get(identity.account());
         account.map(|account| account.roles.iter().map(String::as_str).collect()).unwrap_or_default()
+    }
+
+    /// The revision after which the identity's account and roles have not been stored: what its rights cover has been
+    /// the same since then. Zero if nothing is known of them.
+    pub fn granted_at(&self, identity: &Identity) -> Revision {
+        let account = self.accounts.get(identity.account()).filter(|_| identity.issuer().is_none());
+        let account = account.map_or(Revision::ZERO, |account| account.revision);
+        let names = self.role_names(identity);
+        let roles = names.into_iter().filter_map(|name| self.role_revisions.get(name).copied());
+        roles.fold(account, Revision::max)
     }
 
     /// The external issuer with this name.

@@ -31,6 +31,9 @@ pub struct Policy {
     pub accounts: BTreeMap<String, AccountState>,
     /// The roles by name.
     pub roles: BTreeMap<String, Arc<Role>>,
+    /// The revision that stored each role last, by its name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub role_revisions: BTreeMap<String, Revision>,
     /// The ids of revoked tokens, each with the end of its token in seconds since 1970.
     pub revoked: BTreeMap<String, u64>,
     /// The ids of long-lived tokens that count.
@@ -48,16 +51,18 @@ pub struct AccountState {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub inactive: bool,
     /// Tokens that were issued before this second since 1970 do not count.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub not_before: u64,
     /// The tenants that the account may enter, each as `domain/project` with `*` for any text. None: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tenants: Vec<String>,
+    /// The revision that stored the account last; zero in a policy of an earlier version.
+    #[serde(skip_serializing_if = "is_default")]
+    pub revision: Revision,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl From<&Account> for AccountState {

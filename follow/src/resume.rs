@@ -15,6 +15,22 @@ use crate::reply::{TopicReplay, Want};
 use crate::tracker::{Departures, Missing, Preface};
 use crate::{GroupId, Tracker};
 
+/// The point from which a session resumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResumePoint {
+    /// The client has everything up to here; zero when it has nothing.
+    pub since: Revision,
+    /// What the client has is not what it may know now, because its rights have changed after `since`. Nothing that it
+    /// knows counts any more, and it is sent states.
+    pub anew: bool,
+}
+
+impl From<Revision> for ResumePoint {
+    fn from(since: Revision) -> Self {
+        Self { since, anew: false }
+    }
+}
+
 /// The next thing to do for sessions that resume.
 #[derive(Debug)]
 pub enum ResumeStep {
@@ -55,7 +71,7 @@ pub struct Resumes<K> {
 #[derive(Debug)]
 struct Resume {
     group: GroupId,
-    since: Revision,
+    point: ResumePoint,
     replay_pending: bool,
     store_revision: StoreRevision,
     replays: HashMap<ServiceRef, TopicReplay>,
@@ -76,13 +92,13 @@ impl<K: Copy + Ord> Default for Resumes<K> {
 }
 
 impl<K: Copy + Ord> Resumes<K> {
-    /// Adds sessions that have everything up to `since`. Sessions under a key that waits already share its
-    /// entry.
-    pub fn begin(&mut self, key: K, group: GroupId, since: Revision) {
-        let since = self.in_this_history(since);
+    /// Adds sessions that resume from a point. Sessions under a key that waits already share its entry.
+    pub fn begin(&mut self, key: K, group: GroupId, point: impl Into<ResumePoint>) {
+        let point = point.into();
+        let point = ResumePoint { since: self.in_this_history(point.since), ..point };
         self.waiting.entry(key).or_insert_with(|| Resume {
             group,
-            since,
+            point,
             replay_pending: false,
             store_revision: StoreRevision::NotRequested,
             replays: HashMap::new(),
@@ -114,13 +130,13 @@ impl<K: Copy + Ord> Resumes<K> {
     pub fn step(&mut self, key: K, tracker: &mut Tracker) -> ResumeStep {
         let Some(resume) = self.waiting.get_mut(&key) else { return ResumeStep::Wait };
         let group = resume.group;
-        let since = resume.since;
+        let since = resume.point.since;
         if since > tracker.seen() && resume.store_revision == StoreRevision::NotRequested {
             // Either this gateway is behind the one before, or a restore has undone the client's history.
             resume.store_revision = StoreRevision::Requested;
             return ResumeStep::RequestStoreRevision;
         }
-        match tracker.preface(group, since, &resume.replays) {
+        match tracker.preface(group, resume.point, &resume.replays) {
             // The session joins the end of its group, and is then closed like the others.
             None if !tracker.has(group) => self.begin_session(key, since, Preface::default()),
             None => {
@@ -151,7 +167,7 @@ impl<K: Copy + Ord> Resumes<K> {
     fn request_departures(&mut self, group: GroupId) -> ResumeStep {
         // A session that resumes from zero receives states and needs no departures.
         let of_group = self.waiting.values().filter(|resume| resume.group == group);
-        let revisions = of_group.map(|resume| resume.since).filter(|since| *since > Revision::ZERO);
+        let revisions = of_group.map(|resume| resume.point.since).filter(|since| *since > Revision::ZERO);
         let Some(since) = revisions.min() else { return ResumeStep::Wait };
         if !self.departures_requested.insert(group) {
             return ResumeStep::Wait;
@@ -172,8 +188,8 @@ impl<K: Copy + Ord> Resumes<K> {
     pub fn on_store_revision(&mut self, key: K, rev: Revision) {
         if let Some(resume) = self.waiting.get_mut(&key) {
             resume.store_revision = StoreRevision::Known;
-            if rev < resume.since {
-                resume.since = Revision::ZERO;
+            if rev < resume.point.since {
+                resume.point.since = Revision::ZERO;
             }
         }
     }
@@ -199,8 +215,8 @@ impl<K: Copy + Ord> Resumes<K> {
         self.undone = self.undone.max(seen);
         self.departures_requested.clear();
         for resume in self.waiting.values_mut() {
-            if resume.since <= self.undone {
-                resume.since = Revision::ZERO;
+            if resume.point.since <= self.undone {
+                resume.point.since = Revision::ZERO;
             }
             resume.replay_pending = false;
             resume.store_revision = StoreRevision::NotRequested;
@@ -226,12 +242,12 @@ mod tests {
         let consumer = ServiceRef::new(shared::model::Tenant::default(), "c");
         let group = tracker.join(&Selector::Consumer(consumer)).0;
         let mut resumes = Resumes::default();
-        resumes.begin(1, group, 18.into());
+        resumes.begin(1, group, Revision::new(18));
         resumes.restore(20.into());
         for (key, since) in [(2, 20), (3, 21)] {
-            resumes.begin(key, group, since.into());
+            resumes.begin(key, group, Revision::new(since));
         }
-        let counts: Vec<_> = resumes.waiting.values().map(|resume| resume.since.get()).collect();
+        let counts: Vec<_> = resumes.waiting.values().map(|resume| resume.point.since.get()).collect();
         assert_eq!(counts, [0, 0, 21]);
     }
 }

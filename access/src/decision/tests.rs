@@ -252,3 +252,16 @@ fn the_admin_port_needs_ops_without_labels_or_tenants() {
     account(&mut bound).tenants = vec!["default/default".to_owned()];
     assert!(!may(&bound, Method::GET));
 }
+
+#[test]
+fn rights_date_from_the_last_change_of_the_account_or_of_one_of_its_roles() {
+    let mut policy = policy(Role { name: "reader".to_owned(), ..Role::default() });
+    let peter = identity(claims("peter"));
+    let unknown = identity(claims("paul"));
+    assert_eq!(policy.granted_at(&peter), Revision::ZERO, "a policy of an earlier version");
+    account(&mut policy).revision = 7.into();
+    policy.role_revisions = [("reader".to_owned(), 5.into()), ("other".to_owned(), 9.into())].into();
+    assert_eq!((policy.granted_at(&peter), policy.granted_at(&unknown)), (7.into(), Revision::ZERO));
+    policy.role_revisions.insert("reader".to_owned(), 8.into());
+    assert_eq!(policy.granted_at(&peter), 8.into());
+}

@@ -56,8 +56,10 @@ pub(super) struct Audience {
     pub(super) queued: bool,
     /// A frame was appended, or a member moved, behind the current round: another one follows.
     pub(super) again: bool,
-    /// Pushes have been appended since the last bookmark.
+    /// The members wait for a bookmark: pushes have been appended that the last one does not cover.
     pub(super) unconfirmed: bool,
+    /// The highest revision of a push.
+    newest: Revision,
     /// The changes that were asked about.
     marks: Vec<Mark>,
     /// Traced pushes that are being written.
@@ -77,6 +79,7 @@ impl Audience {
             queued: false,
             again: false,
             unconfirmed: false,
+            newest: Revision::ZERO,
             marks: Vec::new(),
             traced: Writes::default(),
         }
@@ -136,6 +139,7 @@ impl Audience {
             queued: false,
             again: false,
             unconfirmed: self.unconfirmed,
+            newest: self.newest,
             marks,
             traced: Writes::default(),
         }
@@ -178,19 +182,22 @@ impl Audience {
     pub(super) fn forget_history(&mut self) {
         self.marks.clear();
         self.log.forget_bookmark();
+        self.newest = Revision::ZERO;
     }
 
     /// Appends a push. True when a round must be queued.
     pub(super) fn append(&mut self, push: &Arc<Push>) -> bool {
         self.log.append(push, push.frame(self.encoding));
         self.unconfirmed = true;
+        self.newest = self.newest.max(push.at.rev);
         self.queue()
     }
 
     /// Appends a bookmark, if these clients understand one. True when a round must be queued.
     pub(super) fn bookmark(&mut self, rev: Revision) -> bool {
         let Some(frame) = self.encoding.bookmark(rev) else { return false };
-        self.unconfirmed = false;
+        // A push may have overtaken it: each subject of the bus has a queue of its own.
+        self.unconfirmed = rev < self.newest;
         self.log.append_bookmark(rev, &frame);
         self.queue()
     }
@@ -230,6 +237,8 @@ impl Audience {
 
 #[cfg(test)]
 mod tests {
+    use shared::event::{Action, Position};
+
     use super::*;
 
     #[test]
@@ -243,6 +252,12 @@ mod tests {
         assert!(audience.unconfirmed, "the next bookmark is for it, too");
         audience.bookmark(Revision::new(9));
         assert!(!audience.unconfirmed && audience.log.end() > told);
+        let at = Position::first_of(Revision::new(12));
+        audience.append(&Arc::new(Push::difference(1, at, Action::Update, Arc::default(), Arc::default())));
+        audience.bookmark(Revision::new(11));
+        assert!(audience.unconfirmed, "a push that overtook the bookmark waits for the next one");
+        audience.bookmark(Revision::new(12));
+        assert!(!audience.unconfirmed);
         audience.forget_history();
         let told = audience.log.end();
         audience.bookmark_behind(Revision::new(5));

@@ -28,6 +28,8 @@ pub(crate) struct Merged {
     /// In the order of their revisions. None overlaps another.
     lives: VecDeque<Life>,
     next: u64,
+    /// The highest revision of a bookmark that the watcher was sent, or left out before it was merging.
+    told: Revision,
 }
 
 /// Changes of an instance that was not there before, and is not there after them. The watcher is told nothing of it.
@@ -56,6 +58,11 @@ impl Pending {
 }
 
 impl Merged {
+    /// Nothing pending yet. Bookmarks up to revision `told` say nothing new to the watcher.
+    pub(crate) fn new(told: Revision) -> Self {
+        Self { told, ..Self::default() }
+    }
+
     /// Adds a push; true if it was merged into one that was pending.
     pub(crate) fn add(&mut self, push: &Arc<Push>) -> bool {
         // The topic belongs to the key, because two providers may use the same instance id.
@@ -117,6 +124,18 @@ impl Merged {
             self.lives.retain(|life| life.last > confirmed);
         }
         self.order.is_empty() && self.lives.is_empty()
+    }
+
+    /// The revision of the bookmark that the watcher may be sent in the place of one of revision `confirmed`. `None` while
+    /// pushes are pending, and when it says nothing new.
+    pub(crate) fn bookmark(&mut self, confirmed: Revision) -> Option<Revision> {
+        let life = self.lives.front().filter(|life| life.first <= confirmed);
+        let rev = life.map_or(confirmed, |life| life.first.previous());
+        let is_due = self.order.is_empty() && rev > self.told;
+        is_due.then(|| {
+            self.told = rev;
+            rev
+        })
     }
 
     /// Takes the oldest pending push, the action to send it with, and the revision that it confirms then: at most

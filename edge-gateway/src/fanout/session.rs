@@ -204,7 +204,7 @@ impl Session {
     /// Leaves the log and merges what is pending. Returns the number of pushes that were merged into others.
     pub(super) fn start_merging(&mut self, log: &Log) -> u64 {
         let (Reading::Live(cursor) | Reading::Behind(cursor)) = self.reading else { return 0 };
-        let mut merged = Box::<Merged>::default();
+        let mut merged = Box::new(Merged::new(log.bookmarked()));
         let count = log.pushes_from(cursor).filter(|push| merged.add(push)).count();
         self.reading = Reading::Merging(merged);
         count as u64
@@ -301,8 +301,13 @@ impl Session {
             }
             // Clients that remember no revision wait for no bookmark.
             let is_settled = !encoding.is_resumable() || merged.is_settled(log.bookmarked());
-            if self.tail.is_empty() && is_settled {
+            if !self.tail.is_empty() {
+                return;
+            }
+            if is_settled {
                 self.reading = Reading::Behind(log.end());
+            } else if let Some(rev) = merged.bookmark(log.bookmarked()) {
+                self.tail.extend_from_slice(&encoding.bookmark(rev).unwrap_or_default());
             }
         }
     }

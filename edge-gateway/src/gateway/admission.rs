@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use access::{Denial, Grant};
 use axum::body::Body;
+use follow::resume::ResumePoint;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -84,7 +85,13 @@ impl GatewayParts {
         }
         let right = self.right_of(caller, headers).map(Box::new);
         let WatchRequest { watcher, selector, since } = watch.clone();
-        match self.upstream.join(watcher, selector, Receives { encoding, right }, since).await {
+        // A client that was away did not learn that its rights have changed.
+        let is_before_its_rights = |since| {
+            let account = caller.account.as_ref();
+            account.is_some_and(|(identity, policy)| since < policy.granted_at(identity))
+        };
+        let resumes = since.map(|since| ResumePoint { since, anew: is_before_its_rights(since) });
+        match self.upstream.join(watcher, selector, Receives { encoding, right }, resumes).await {
             Ok(joined) => Ok((permit, joined)),
             Err(Some(full)) => Err(self.full(full)),
             Err(None) => Err(NotAdmitted::Unreachable),

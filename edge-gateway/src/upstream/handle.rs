@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use answer::Shown;
 use follow::read::Changes;
+use follow::resume::ResumePoint;
 use follow::tracker::Contents;
 use host::inventory::Inventory;
 use shared::model::{Revision, ServiceRef, Tenant};
@@ -59,8 +60,8 @@ pub(crate) enum Command {
         watcher: ServiceRef,
         selector: Selector,
         receives: Receives,
-        /// The revision up to which the client has everything already. The rest is sent first.
-        since: Option<Revision>,
+        /// The point from which the client resumes. What it lacks is sent first.
+        resumes: Option<ResumePoint>,
         admission: Admission,
     },
     /// A consumer is followed for its finds from now on.
@@ -88,8 +89,7 @@ pub(crate) struct UpstreamHandle {
 
 impl UpstreamHandle {
     /// Reserves a session, and waits until its group has opened. Everything that is committed after the
-    /// return will be sent to the session; with `since`, also everything that was committed after that
-    /// revision.
+    /// return will be sent to the session; if it resumes, also everything that its client lacks.
     ///
     /// Cancel-safe: a reservation that nobody waits for is released.
     ///
@@ -101,11 +101,14 @@ impl UpstreamHandle {
         watcher: ServiceRef,
         selector: Selector,
         receives: Receives,
-        since: Option<Revision>,
+        resumes: Option<ResumePoint>,
     ) -> Result<Joined, Option<Full>> {
         let joining = async {
             let (admission, joined) = oneshot::channel();
-            self.commands.send(Command::Join { watcher, selector, receives, since, admission }).await.ok()?;
+            self.commands
+                .send(Command::Join { watcher, selector, receives, resumes, admission })
+                .await
+                .ok()?;
             joined.await.ok()
         };
         let joined = tokio::time::timeout(self.open_timeout, joining).await.ok().flatten();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use access::Grant;
-use follow::resume::ResumeStep;
+use follow::resume::{ResumePoint, ResumeStep};
 use follow::tracker::Preface;
 use shared::model::{Revision, ServiceRef};
 
@@ -25,9 +25,9 @@ pub(super) struct Joining {
     admission: Admission,
 }
 
-/// Sessions that resume the same group from the same revision wait together. Those with the same encoding and
+/// Sessions that resume the same group from the same point wait together. Those with the same encoding and
 /// grant are sent the same preface.
-pub(super) type ResumeKey = (GroupId, Revision);
+pub(super) type ResumeKey = (GroupId, ResumePoint);
 
 impl Upstream {
     pub(super) async fn on_command(&mut self, command: Command) {
@@ -41,7 +41,7 @@ impl Upstream {
             }
             Command::Hold { consumer, lease } => self.hold(consumer, lease),
             Command::HoldTenant { tenant, reader } => self.hold_tenant(tenant, reader),
-            Command::Join { watcher, selector, receives, since, admission } => {
+            Command::Join { watcher, selector, receives, resumes, admission } => {
                 if let Err(full) = self.check_room(&watcher, &selector) {
                     let _ = admission.send(Err(full));
                     return;
@@ -52,11 +52,11 @@ impl Upstream {
                     self.names.hold(group, watcher, selector.names());
                 }
                 let joining = Joining { group, shard, receives, admission };
-                match since {
+                match resumes {
                     None => self.reserve(joining, Opening::default(), self.tracker.seen()).await,
-                    Some(since) => {
-                        let key = (group, since);
-                        self.resumes.begin(key, group, since);
+                    Some(point) => {
+                        let key = (group, point);
+                        self.resumes.begin(key, group, point);
                         self.resuming.entry(key).or_default().push(joining);
                     }
                 }

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bus::{BusError, Link, LocalBus, Message};
+use follow::resume::ResumePoint;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::{Action, InstanceEvent, Position, Via};
@@ -275,7 +276,7 @@ async fn watch_made_up_lists(upstream: &mut Upstream, round: usize) -> Vec<Resul
             watcher: watcher(),
             selector: Selector::Providers(Arc::new(services)),
             receives: Receives { encoding: Encoding::Resumable, right: None },
-            since: Some(Revision::ZERO),
+            resumes: Some(ResumePoint::default()),
             admission,
         };
         upstream.on_command(command).await;

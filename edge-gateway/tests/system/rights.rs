@@ -252,6 +252,38 @@ async fn a_watcher_is_sent_what_its_labels_cover() {
 }
 
 #[tokio::test]
+async fn a_client_that_was_away_while_its_rights_changed_begins_anew() {
+    let world = world(tokens::policy()).await;
+    for provider in ["shop-a", "bank"] {
+        world.control_plane.change(provider, Action::Create, "first").await;
+    }
+    let known = world.control_plane.change("shop-a", Action::Update, "first").await.at.rev;
+    let path = format!("{WATCHER}?rev={known}");
+    let mut policy = tokens::policy();
+    let mut shop = Role::clone(&policy.roles["shop"]);
+    shop.perms[0].resources[0].labels.insert("serviceName".to_owned(), "bank".to_owned());
+    policy.roles.insert("shop".to_owned(), Arc::new(shop));
+    policy.role_revisions.insert("shop".to_owned(), known.next());
+    set(&world, policy).await;
+
+    let mut resumed = world.watch_path_with(&path, &token("shop", 3600)).await;
+    let void = resumed.json().await;
+    assert_eq!((&void["action"], &void["key"]), (&"RESET".into(), &Value::Null), "{void}");
+    assert_eq!(resumed.json().await["key"]["serviceName"], "bank", "the only one that it may read now");
+    let mut unchanged = world.watch_path_with(&path, &token("dev", 3600)).await;
+    let later = world.control_plane.change("bank", Action::Update, "first").await;
+    for watcher in [&mut resumed, &mut unchanged] {
+        let next = watcher.json().await;
+        assert_eq!((&next["action"], &next["rev"]), (&"UPDATE".into(), &later.at.rev.get().into()), "{next}");
+    }
+    // What it has since then is by its rights of now.
+    world.control_plane.bookmark().await;
+    let path = format!("{WATCHER}?rev={}", later.at.rev);
+    let mut resumed = world.watch_path_with(&path, &token("shop", 3600)).await;
+    world.change_reaches_json(&mut resumed, "bank", "second").await;
+}
+
+#[tokio::test]
 async fn switched_on_only_clients_without_a_right_lose_their_watch() {
     let off = Policy { enabled: false, keys: Vec::new(), ..Policy::default() };
     let world = world(off).await;

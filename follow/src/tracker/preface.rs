@@ -10,6 +10,7 @@ use super::departures::DepartureEvents;
 use super::repair::request_replay;
 use super::{Group, Slot, Tracker};
 use crate::reply::{TopicReplay, Want};
+use crate::resume::ResumePoint;
 use crate::topic::{Member, Topic};
 use crate::{Cause, GroupId, Push};
 
@@ -76,17 +77,18 @@ impl Tracker {
         self.push_replay(Cause::Again, wants);
     }
 
-    /// The preface for a session of the group that has received everything up to `since`; 0 for a session
-    /// that has nothing. Where history does not reach back that far, the preface holds states instead of
-    /// events. `replays` are the replies to an earlier [`Missing::Events`] for the same revision.
+    /// The preface for a session of the group that resumes from a point. Where history does not reach back that far, the
+    /// preface holds states instead of events. `replays` are the replies to an earlier [`Missing::Events`] for the same
+    /// revision.
     ///
-    /// `None` while the group itself does not know everything up to `since`.
+    /// `None` while the group itself does not know everything up to the point.
     pub fn preface(
         &self,
         id: GroupId,
-        since: Revision,
+        point: impl Into<ResumePoint>,
         replays: &HashMap<ServiceRef, TopicReplay>,
     ) -> Option<Result<Preface, Missing>> {
+        let ResumePoint { since, anew } = point.into();
         let group = self.groups.get(&id).filter(|group| group.request.is_idle())?;
         let interest_rev = group.interest_rev?;
         let topics = self.topics_ready_for(id, group, since)?;
@@ -98,6 +100,7 @@ impl Tracker {
             return Some(Ok(preface));
         }
         match group.departures_since(since) {
+            _ if anew => preface.void = true,
             DepartureEvents::Unknown => return Some(Err(Missing::Departures)),
             DepartureEvents::HistoryTooShort => preface.void = true,
             DepartureEvents::Known { events, emptied } => {

@@ -97,6 +97,7 @@ impl ViewWriter {
             // Its old record must not go on counting: perhaps the new one took rights away.
             None => AccountState { inactive: true, ..AccountState::default() },
         };
+        let state = AccountState { revision: kv.mod_rev, ..state };
         let extra = self.access.extras.get(name).cloned().unwrap_or_default();
         self.policy_mut(at).accounts.insert(name.to_owned(), with(state, extra));
     }
@@ -128,7 +129,9 @@ impl ViewWriter {
         match self.parse::<Role>(kv) {
             Some(record) => {
                 let role = Role { name: name.to_owned(), ..record.value };
-                self.policy_mut(at).roles.insert(name.to_owned(), Arc::new(role));
+                let policy = self.policy_mut(at);
+                policy.roles.insert(name.to_owned(), Arc::new(role));
+                policy.role_revisions.insert(name.to_owned(), kv.mod_rev);
             }
             // As with accounts: nothing is better than the rights that it had before.
             None => self.remove_role(name, at),
@@ -137,11 +140,12 @@ impl ViewWriter {
 
     pub(super) fn remove_role(&mut self, name: &str, at: Revision) {
         let built_in = self.access.settings.roles.get(name).cloned();
-        let roles = &mut self.policy_mut(at).roles;
+        let policy = self.policy_mut(at);
         match built_in {
-            Some(role) => roles.insert(name.to_owned(), role),
-            None => roles.remove(name),
+            Some(role) => policy.roles.insert(name.to_owned(), role),
+            None => policy.roles.remove(name),
         };
+        policy.role_revisions.remove(name);
     }
 
     pub(super) fn apply_revoked_token(&mut self, id: &str, kv: &KeyValue, at: Revision) {
@@ -228,6 +232,11 @@ mod tests {
         let policy = view.put("/cse-sr/muster/access/account/peter", r#"{"notBefore":9}"#);
         assert_eq!((policy.accounts["peter"].not_before, policy.accounts["peter"].tenants.len()), (9, 0));
         assert_eq!(policy.accounts["peter"].roles, ["dev"]);
+        assert_eq!(
+            policy.accounts["peter"].revision,
+            Revision::new(3),
+            "its other key says nothing of rights"
+        );
         let policy = view.put("/cse-sr/accounts/peter", r#"{"name":"peter","status":"inactive"}"#);
         assert!(policy.accounts["peter"].inactive);
         assert_eq!(policy.revision, Revision::new(5));
@@ -238,13 +247,14 @@ mod tests {
     fn a_record_that_cannot_be_read_gives_no_rights() {
         let mut view = Fixture::new();
         view.put("/cse-sr/accounts/peter", r#"{"name":"peter","roles":["dev"]}"#);
-        view.put(
+        let policy = view.put(
             "/cse-sr/roles/dev",
             r#"{"name":"dev","perms":[{"resources":[{"type":"service"}],"verbs":["*"]}]}"#,
         );
+        assert_eq!(policy.role_revisions["dev"], Revision::new(3));
         assert!(view.put("/cse-sr/accounts/peter", "{").accounts["peter"].inactive);
         let policy = view.put("/cse-sr/roles/dev", "[]");
-        assert!(!policy.roles.contains_key("dev"));
+        assert!(!policy.roles.contains_key("dev") && policy.role_revisions.is_empty());
         assert_eq!(view.view.skipped(), 2);
     }
 
