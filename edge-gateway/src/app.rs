@@ -23,7 +23,7 @@ use host::admin::access::AccessControl;
 use host::audit::Audit;
 use host::fairness::{FairShares, Measuring};
 use host::figures::sampler::Sampler;
-use host::http::{ServerLimits, ServerMetrics, listen, serve_until};
+use host::http::{SendBuffer, ServerLimits, ServerMetrics, listen, serve_until};
 use host::inventory::Inventory;
 use host::lifecycle::Tasks;
 use opentelemetry::metrics::Meter;
@@ -268,6 +268,7 @@ impl App {
             catalogue,
             dialects: metrics.dialects,
             plain_end: config.fanout.plain_end,
+            send_buffer: SendBuffer(config.fanout.send_buffer_bytes),
             heartbeat: config.heartbeat.clone(),
             grpc_services: grpc_services().map_err(StartError::Grpc)?,
             tasks: tasks.clone(),

@@ -37,7 +37,7 @@ use host::audit::Audit;
 use host::certificates::{ACCOUNT, Certificates};
 use host::fairness::{self, FairShares};
 use host::figures::sampler::Sampler;
-use host::http::RequestBody;
+use host::http::{RequestBody, SendBuffer};
 use host::lane;
 use host::lifecycle::Tasks;
 use host::proxies::TrustedProxies;
@@ -136,6 +136,8 @@ pub(crate) struct GatewayParts {
     pub(crate) proxies: TrustedProxies,
     pub(crate) certificates: Certificates,
     pub(crate) plain_end: PlainEnd,
+    /// The bytes that the kernel may hold for a stream.
+    pub(crate) send_buffer: SendBuffer,
     pub(crate) heartbeat: HeartbeatConfig,
     pub(crate) batches: Arc<Batches>,
     /// Heartbeats that are answered here.

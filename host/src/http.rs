@@ -60,7 +60,7 @@ mod tests;
 pub use body::{BodyError, RequestBody, is_late};
 pub use metrics::ServerMetrics;
 pub use request::{REQUEST_ID, request_id, with_request_id};
-pub use socket::{ConnectionPermit, Socket, take_socket};
+pub use socket::{ConnectionPermit, SendBuffer, Socket, take_socket};
 pub use stream::Stream;
 
 use acceptor::Acceptor;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
-use host::http::RequestBody;
+use host::http::{RequestBody, SendBuffer};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Frame;
@@ -57,12 +57,13 @@ impl GatewayParts {
         // Before the response: a client must not see a stream that no session fills.
         let to = Attached::Stream(writer);
         joined.shard.send(ToShard::Attach { ticket: joined.ticket, to, permit }).await;
-        response(reader)
+        response(reader, self.send_buffer)
     }
 }
 
-fn response(reader: Reader) -> Response<Body> {
+fn response(reader: Reader, send_buffer: SendBuffer) -> Response<Body> {
     let mut response = Response::new(Body::new(Events(Some(reader))));
+    response.extensions_mut().insert(send_buffer);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     // A cache must neither keep the stream nor answer another client from it.

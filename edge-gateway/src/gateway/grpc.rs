@@ -12,6 +12,7 @@ use access::Denial;
 use access::denial::DenialCode;
 use axum::body::Body;
 use bytes::Bytes;
+use host::http::SendBuffer;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
@@ -128,11 +129,18 @@ impl GatewayParts {
         let to = Attached::Stream(writer);
         // Before the response: a client must not see a stream that no session fills.
         joined.shard.send(ToShard::Attach { ticket: joined.ticket, to, permit }).await;
-        response(Body::new(SessionBody { reader: Some(reader) }))
+        endless(Body::new(SessionBody { reader: Some(reader) }), self.send_buffer)
     }
 }
 
-pub(super) fn response(body: Body) -> Response<Body> {
+/// The response of a stream that ends with its client or its gateway.
+pub(super) fn endless(body: Body, send_buffer: SendBuffer) -> Response<Body> {
+    let mut response = response(body);
+    response.extensions_mut().insert(send_buffer);
+    response
+}
+
+fn response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response

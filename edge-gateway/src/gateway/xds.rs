@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::admission::{DRAINING, NotAdmitted};
 use super::gate::Caller;
-use super::grpc::{Code, refuse, refuse_denied, refuse_like, refuse_unknown, response};
+use super::grpc::{Code, endless, refuse, refuse_denied, refuse_like, refuse_unknown};
 use super::{GatewayParts, route};
 use crate::catalogue::NotKnown;
 use crate::limits::Permit;
@@ -106,7 +106,7 @@ impl GatewayParts {
             metrics: self.xds_metrics.clone(),
             permit,
         };
-        response(Body::new(Session::new(parts, first)))
+        endless(Body::new(Session::new(parts, first)), self.send_buffer)
     }
 
     /// The place of a stream, for a client that may have it.

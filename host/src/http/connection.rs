@@ -29,6 +29,7 @@ use super::activity::{Activity, Overdue, Running};
 use super::answer::{AnswerBody, Unread};
 use super::metrics::{Ended, ServerMetrics, Slow};
 use super::request::IdentifiedRequest;
+use super::socket::{SendBuffer, WantedBuffer};
 use super::{RequestBody, ServerLimits, Socket, Stream, head};
 use crate::lane::Lane;
 use crate::lifecycle::Tasks;
@@ -155,7 +156,9 @@ where
             },
         };
         let certificate = stream.peer_certificate();
-        let socket = Socket::new(stream, permit, activity.clone(), limits.write_timeout);
+        let wanted_buffer = Arc::<WantedBuffer>::default();
+        let socket =
+            Socket::new(stream, permit, activity.clone(), limits.write_timeout, wanted_buffer.clone());
         let activity_of_requests = activity.clone();
         let listener_of_requests = listener.clone();
         let drain = tasks.drain().clone();
@@ -165,6 +168,7 @@ where
             let service = service.clone();
             let listener = listener_of_requests.clone();
             let drain = drain.clone();
+            let wanted_buffer = wanted_buffer.clone();
             let (head, body) = request.into_parts();
             let waits_for_consent = head.headers.contains_key(EXPECT);
             let version = head.version;
@@ -189,6 +193,9 @@ where
                         }
                     };
                     let mut answer = identified.answer(answering).await?;
+                    if let Some(wish) = answer.extensions().get::<SendBuffer>() {
+                        wanted_buffer.note(*wish);
+                    }
                     let is_upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
                     let is_read = match unread {
                         Some(unread) if !is_upgraded => unread.finish(&listener, waits_for_consent).await,

@@ -4,18 +4,44 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::Stream;
 use super::activity::Activity;
+
+/// The bytes that the kernel may hold for the connection of an answer: an extension of the answer. Linux takes twice
+/// as many, and a few thousand at least. For answers without an end, whose bytes cannot be replaced by newer ones once
+/// the kernel has them. By itself it takes some megabytes from a client that does not read.
+#[derive(Clone, Copy, Debug)]
+pub struct SendBuffer(pub usize);
+
+/// The wish of a connection's answers for its send buffer, in bytes; zero when there is none.
+#[derive(Debug, Default)]
+pub(super) struct WantedBuffer(AtomicUsize);
+
+impl WantedBuffer {
+    /// Takes over the wish of an answer. It counts for all later bytes of the connection.
+    pub(super) fn note(&self, wish: SendBuffer) {
+        self.0.store(wish.0, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Option<usize> {
+        // Looked at for each write, and almost always zero.
+        (self.0.load(Ordering::Relaxed) > 0)
+            .then(|| self.0.swap(0, Ordering::Relaxed))
+            .filter(|bytes| *bytes > 0)
+    }
+}
 
 /// An accepted connection. It holds one of its listener's permits until it is dropped.
 ///
@@ -27,6 +53,7 @@ pub struct Socket {
     permit: OwnedSemaphorePermit,
     activity: Arc<Activity>,
     write_timeout: Duration,
+    wanted_buffer: Arc<WantedBuffer>,
     /// The deadline of a write that waits; `None` while none does.
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -42,8 +69,16 @@ impl Socket {
         permit: OwnedSemaphorePermit,
         activity: Arc<Activity>,
         write_timeout: Duration,
+        wanted_buffer: Arc<WantedBuffer>,
     ) -> Self {
-        Self { stream, permit, activity, write_timeout, stalled: None }
+        Self { stream, permit, activity, write_timeout, wanted_buffer, stalled: None }
+    }
+
+    fn size_buffer(&self) {
+        if let Some(bytes) = self.wanted_buffer.take() {
+            // If the kernel refuses, its own size stays.
+            let _ = SockRef::from(self.stream.tcp()).set_send_buffer_size(bytes);
+        }
     }
 
     /// The stream without the write timeout, for an owner with deadlines of its own. The permit must be kept
@@ -97,6 +132,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.size_buffer();
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch_stall(cx, polled)
     }
@@ -106,6 +142,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.size_buffer();
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.watch_stall(cx, polled)
     }

@@ -20,6 +20,14 @@ pub enum Stream<T = TlsStream<TcpStream>> {
 }
 
 impl Stream {
+    /// The connection of the transport.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// The names in the certificate that the client has shown, if it has shown one.
     pub(super) fn peer_certificate(&self) -> Option<PeerCertificate> {
         let Self::Tls(stream) = self else { return None };

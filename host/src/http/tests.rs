@@ -2,9 +2,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test ends with its runtime, which ends its tasks")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::routing::{any, get};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -228,6 +231,41 @@ async fn a_client_that_does_not_read_its_answer_is_cut() {
     server.tasks.drain().cancel();
     server.ended.await.expect("ends");
     assert!(read_to_end(&mut stream).await.len() < 32 << 20);
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_holds_as_many_bytes_in_the_kernel_as_it_says() {
+    const READ: usize = 8 << 20;
+    let made = Arc::new(AtomicUsize::new(0));
+    let counted = made.clone();
+    let endless = Router::new().route(
+        "/",
+        get(move || async move {
+            let pieces = futures_util::stream::repeat_with(move || {
+                counted.fetch_add(16 * 1024, Ordering::Relaxed);
+                Ok::<_, std::convert::Infallible>(vec![b'x'; 16 * 1024])
+            });
+            let mut answer = Response::new(Body::from_stream(pieces));
+            answer.extensions_mut().insert(SendBuffer(32 * 1024));
+            answer
+        }),
+    );
+    let limits = ServerLimits { write_timeout: Duration::from_millis(500), ..ServerLimits::default() };
+    let server = start(endless, limits).await;
+    let mut stream = server.connect().await;
+    stream.write_all(GET).await.expect("writes");
+    // The kernel gives a connection on which much is sent a larger buffer, if nobody has given it one.
+    let mut read = vec![0; READ];
+    stream.read_exact(&mut read).await.expect("reads");
+    // The client reads no more, so the server gives it up. Nothing ends before that.
+    server.tasks.drain().cancel();
+    server.ended.await.expect("ends");
+    let receives = SockRef::from(&stream).recv_buffer_size().expect("Linux tells it");
+    let held = made.load(Ordering::Relaxed) - READ;
+    assert!(
+        held < receives + (1 << 20),
+        "{held} bytes beside what the client's own buffer takes ({receives})"
+    );
 }
 
 #[tokio::test]
