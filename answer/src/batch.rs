@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::model::{Instance, ServiceKey, null_default};
 
+use crate::pieces::{Pieces, PiecesWriter};
 use crate::{FindBody, is_current};
 
 /// The most elements of one list of a request.
@@ -209,10 +210,10 @@ impl BatchReply {
             .all(|section| section.updated.is_empty() && section.failed.is_empty())
     }
 
-    /// The body.
-    pub fn body(&self) -> Bytes {
-        // The fields around the instances are short.
-        let mut body = Vec::with_capacity(self.bytes + self.bytes / 8 + 256);
+    /// The body. It shares the instances with all other answers that have them, because a batch may name a large service
+    /// many times, and a client may leave the answer unread.
+    pub fn body(&self) -> Pieces {
+        let mut body = PiecesWriter::default();
         let mut object = Object::begin(&mut body);
         for (name, section) in [("services", &self.services), ("instances", &self.instances)] {
             if !section.is_empty() {
@@ -220,7 +221,7 @@ impl BatchReply {
             }
         }
         object.end();
-        body.into()
+        body.finish()
     }
 }
 
@@ -239,7 +240,7 @@ impl Section {
         self.failed.push(FailedGroup { indexes: vec![index], error, code });
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, out: &mut PiecesWriter) {
         let mut object = Object::begin(out);
         if !self.failed.is_empty() {
             write_list(object.member("failed"), &self.failed, |out, group| {
@@ -259,7 +260,7 @@ impl Section {
                 value(object.member("rev"), &updated.rev);
                 if !updated.lists.is_empty() {
                     let instances = object.member("instances");
-                    write_list(instances, &updated.lists, |out, list| out.extend_from_slice(list));
+                    write_list(instances, &updated.lists, PiecesWriter::share);
                 }
                 object.end();
             });
@@ -270,44 +271,44 @@ impl Section {
 
 /// A JSON object that is being written.
 struct Object<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut PiecesWriter,
     is_first: bool,
 }
 
 impl<'a> Object<'a> {
-    fn begin(out: &'a mut Vec<u8>) -> Self {
-        out.push(b'{');
+    fn begin(out: &'a mut PiecesWriter) -> Self {
+        out.extend(b"{");
         Self { out, is_first: true }
     }
 
     /// The place for the value of one more member. Its name needs no escape.
-    fn member(&mut self, name: &str) -> &mut Vec<u8> {
+    fn member(&mut self, name: &str) -> &mut PiecesWriter {
         if !std::mem::take(&mut self.is_first) {
-            self.out.push(b',');
+            self.out.extend(b",");
         }
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
+        self.out.extend(b"\"");
+        self.out.extend(name.as_bytes());
+        self.out.extend(b"\":");
         self.out
     }
 
     fn end(self) {
-        self.out.push(b'}');
+        self.out.extend(b"}");
     }
 }
 
-fn write_list<T>(out: &mut Vec<u8>, items: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
-    out.push(b'[');
+fn write_list<T>(out: &mut PiecesWriter, items: &[T], write: impl Fn(&mut PiecesWriter, &T)) {
+    out.extend(b"[");
     for (index, item) in items.iter().enumerate() {
         if index > 0 {
-            out.push(b',');
+            out.extend(b",");
         }
         write(out, item);
     }
-    out.push(b']');
+    out.extend(b"]");
 }
 
-fn value<T: serde::Serialize>(out: &mut Vec<u8>, value: &T) {
+fn value<T: serde::Serialize>(out: &mut PiecesWriter, value: &T) {
     serde_json::to_writer(out, value).expect("plain values always serialise");
 }
 
@@ -364,8 +365,8 @@ mod tests {
             },
             "instances": {"notModified": [0], "updated": [{"index": 1, "rev": "r", "instances": [{"a": 1}]}]},
         });
-        assert_eq!(serde_json::from_slice::<Value>(&reply.body()).expect("JSON"), right);
-        assert_eq!(BatchReply::default().body(), "{}");
+        assert_eq!(serde_json::from_slice::<Value>(&reply.body().joined()).expect("JSON"), right);
+        assert_eq!(BatchReply::default().body().joined(), "{}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod batch;
 pub mod beats;
 pub mod body;
 pub mod gzip;
+pub mod pieces;
 pub mod query;
 pub mod reply;
 pub mod resolution;

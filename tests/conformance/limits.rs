@@ -127,6 +127,7 @@ limits! {
     "tags of a find" GET "/instances?appId=default&serviceName=s&version=0%2B&tags=$" "": a(64), a(65);
     "version of a find" GET "/instances?appId=default&serviceName=s&version=$" "": "0-1.2.3.4", "0-1.2.3.4.5";
     "version of a find, length" GET "/instances?appId=default&serviceName=s&version=$" "": format!("{:0128}%2B", 0), format!("{:0129}%2B", 0);
+    "version of a find in a batch" POST "/instances/action?type=query" r#"{"services":[{"service":{"appId":"default","serviceName":"s","version":"0+"}},{"service":{"appId":"default","serviceName":"s","version":"$"}}]}"#: "0-1.2.3.4", "0-1.2.3.4.5";
     "environment of a find" GET "/instances?appId=default&serviceName=s&version=0%2B&env=$" "": "", "prod";
 }
 

@@ -7,6 +7,7 @@ use answer::Resolution;
 use answer::batch::{Batch, BatchReply, InstanceElement, InstanceId, List, Outcome, Section, ServiceElement};
 use answer::batch::{MOST_ELEMENTS, Refusal, TooLarge};
 use answer::resolution::FOUND;
+use axum::body::Body;
 use axum::extract::State;
 
 use super::call::{Call, at_most};
@@ -56,7 +57,7 @@ async fn act(State(api): State<Api>, call: Call) -> Reply {
     let mut answer = BatchReply::default();
     let resolutions = find_each(&api, &caller, queries, &mut answer).await?;
     get_each(&api, &caller, ids, &mut answer).await?;
-    let mut response = reply::raw_json(answer.body());
+    let mut response = reply::raw_json(Body::new(answer.body()));
     // Empty unless a gateway asks for them.
     if let Some(header) = Resolution::encode_batch(resolutions.iter().map(Option::as_ref)) {
         response.headers_mut().insert(FOUND, header);
@@ -67,14 +68,16 @@ async fn act(State(api): State<Api>, call: Call) -> Reply {
 fn service_query(element: ServiceElement) -> Result<FindQuery, Failure> {
     let Some(key) = element.service else { return Err(Failure::invalid("Required service")) };
     validate::lookup(&key.app_id, &key.service_name, &key.environment)?;
-    Ok(FindQuery {
+    let query = FindQuery {
         app_id: key.app_id,
         service_name: key.service_name,
         version: key.version,
         environment: key.environment,
         rev: element.rev,
         ..FindQuery::default()
-    })
+    };
+    query.check_version()?;
+    Ok(query)
 }
 
 fn checked_ids(element: InstanceElement) -> Result<(InstanceId, String), Failure> {

@@ -108,6 +108,14 @@ impl Recheck for FoundInstance {
 }
 
 impl FindQuery {
+    /// Checks the version rule, before anything is looked up.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    pub(crate) fn check_version(&self) -> Result<(), RegistryError> {
+        self.rule().map(drop)
+    }
+
     /// The version rule and its text. Clients leave it empty for every version, percent-encode it once too
     /// often, or send a plus that arrives as a blank; all of these are understood.
     fn rule(&self) -> Result<(String, VersionRule), RegistryError> {

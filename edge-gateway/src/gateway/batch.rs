@@ -17,7 +17,7 @@ use shared::model::{Revision, Tenant};
 
 use super::gate::Caller;
 use super::polls::resolutions_of;
-use super::reads::{Asked, EdgeReads, age_if_told, finished, forwarded};
+use super::reads::{Asked, EdgeReads, age_if_told, finished, finished_as_it_is, forwarded};
 use super::{GatewayParts, NoAnswer};
 use crate::metrics::Answered as Outcome;
 use crate::polls::Given;
@@ -135,7 +135,11 @@ impl GatewayParts {
 
     /// The reply as the client takes it.
     async fn written_out(&self, reply: BatchReply, reader: Reader) -> Result<Response<Body>, Response<Body>> {
-        let write = move |reply: BatchReply| finished(answer::reply::json(reply.body()), None, &reader);
+        if !reader.accepts_gzip {
+            return Ok(finished_as_it_is(answer::reply::json(Body::new(reply.body())), &reader));
+        }
+        let write =
+            move |reply: BatchReply| finished(answer::reply::json(reply.body().joined()), None, &reader);
         if reply.bytes() < LARGE {
             return Ok(write(reply));
         }

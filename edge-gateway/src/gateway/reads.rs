@@ -373,8 +373,13 @@ pub(super) fn finished(
     if reader.accepts_gzip {
         answer = answer::reply::compressed(answer, kept);
     }
+    finished_as_it_is(answer.map(Body::from), reader)
+}
+
+/// An answer that is not compressed any more.
+pub(super) fn finished_as_it_is(mut answer: Response<Body>, reader: &Reader) -> Response<Body> {
     answer::reply::finish(answer.headers_mut(), reader.from_browser);
-    answer.map(Body::from)
+    answer
 }
 
 fn unchanged(question: &Question, found: &Found) -> Response<Body> {

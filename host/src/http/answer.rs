@@ -2,7 +2,8 @@
 //!
 //! On HTTP/1 an answer that is not read blocks the socket, whose writes have a deadline. On HTTP/2 it blocks
 //! its stream alone: the connection goes on, with pings and other streams. So each stream is timed here, from
-//! the moment that a piece of its answer waits for the peer.
+//! the moment that a piece of its answer waits for the peer. A peer that takes one piece after another, each in the last
+//! moment, would hold an answer for hours; so an answer whose length is known has a pace as well.
 //!
 //! Answers are handed over in small pieces, because hyper queues a whole piece as soon as the peer has room
 //! for one byte of it, and forgets the stream with the last one. If the end of the answer is known, its last
@@ -10,19 +11,22 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::activity::Running;
 
 /// The largest piece of an answer on HTTP/2: one frame, unless the peer allows larger ones.
 const PIECE: usize = 16 * 1024;
+/// The time that each piece of an answer with an end adds to the time for which all of them may wait. A peer that takes
+/// 16 KiB a second is never ended by it.
+const PACE: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     /// The HTTP/2 stream of the current task.
@@ -37,29 +41,42 @@ pub(super) struct Unread(Arc<Pieces>);
 struct Pieces {
     handed: AtomicU64,
     waiting: AtomicU64,
+    /// The answer goes on for as long as its peer likes, and its pieces are small.
+    is_endless: AtomicBool,
 }
 
 impl Unread {
-    /// Runs a stream; false if it was given up because the peer took nothing for `timeout`.
+    /// Runs a stream; false if it was given up because the peer took nothing for `timeout`, or because it took the
+    /// pieces of an answer with an end more slowly than [`PACE`] for longer than that.
     pub(super) async fn end_if_stalled(self, stream: impl Future<Output = ()>, timeout: Duration) -> bool {
         let mut stream = std::pin::pin!(STREAM.scope(self.clone(), stream));
-        let mut stalled: Option<(u64, Pin<Box<Sleep>>)> = None;
+        let mut stalled: Option<Stalled> = None;
+        // The time for which the pieces before have waited.
+        let mut waited = Duration::ZERO;
         std::future::poll_fn(|cx| {
             if stream.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(true);
             }
             let waiting = self.waiting();
+            // A new piece means that the peer has taken the one before.
+            if let Some(taken) = stalled.take_if(|stalled| stalled.piece != waiting) {
+                waited += taken.since.elapsed();
+            }
             if waiting == 0 {
                 // The handler works, or the answer has nothing new.
-                stalled = None;
                 return Poll::Pending;
             }
-            // A new piece means that the peer has taken the one before.
-            let (_, sleep) = match &mut stalled {
-                Some(stalled) if stalled.0 == waiting => stalled,
-                other => other.insert((waiting, Box::pin(tokio::time::sleep(timeout)))),
-            };
-            sleep.as_mut().poll(cx).map(|()| false)
+            let stalled = stalled.get_or_insert_with(|| {
+                let patience = if self.0.is_endless.load(Ordering::Relaxed) {
+                    timeout
+                } else {
+                    let pieces = u32::try_from(waiting).unwrap_or(u32::MAX);
+                    timeout.min((timeout + PACE.saturating_mul(pieces)).saturating_sub(waited))
+                };
+                let end = Box::pin(tokio::time::sleep(patience));
+                Stalled { piece: waiting, since: Instant::now(), end }
+            });
+            stalled.end.as_mut().poll(cx).map(|()| false)
         })
         .await
     }
@@ -79,6 +96,13 @@ impl Unread {
     }
 }
 
+/// A piece that waits for the peer.
+struct Stalled {
+    piece: u64,
+    since: Instant,
+    end: Pin<Box<Sleep>>,
+}
+
 /// The body of an answer. Its request counts as running until the body is dropped.
 #[derive(Debug)]
 pub(super) struct AnswerBody {
@@ -94,7 +118,12 @@ pub(super) struct AnswerBody {
 impl AnswerBody {
     /// Must be called in the task of the request's stream.
     pub(super) fn new(body: Body, running: Running) -> Self {
-        Self { body, rest: Bytes::new(), stream: STREAM.try_with(Unread::clone).ok(), running }
+        let stream = STREAM.try_with(Unread::clone).ok();
+        if let Some(stream) = &stream {
+            let is_endless = body.size_hint().exact().is_none();
+            stream.0.is_endless.store(is_endless, Ordering::Relaxed);
+        }
+        Self { body, rest: Bytes::new(), stream, running }
     }
 
     fn next_piece(&mut self) -> Bytes {
@@ -144,5 +173,36 @@ impl http_body::Body for AnswerBody {
             whole.set_upper(upper.saturating_add(rest));
         }
         whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The seconds after which a stream is given up whose peer takes each of its thousand pieces after so many seconds.
+    async fn given_up(seconds: u64, is_endless: bool) -> Option<u64> {
+        let unread = Unread::default();
+        unread.0.is_endless.store(is_endless, Ordering::Relaxed);
+        let pieces = unread.clone();
+        let stream = async move {
+            for _ in 0..1000 {
+                pieces.handed_over();
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                pieces.taken();
+            }
+        };
+        let began = Instant::now();
+        let is_whole = unread.end_if_stalled(stream, Duration::from_secs(30)).await;
+        (!is_whole).then(|| began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_with_an_end_has_a_pace() {
+        assert_eq!(given_up(40, false).await, Some(30), "nothing is taken");
+        // Each piece of twenty seconds makes up for one.
+        assert_eq!(given_up(20, false).await, Some(32));
+        assert_eq!(given_up(20, true).await, None);
+        assert_eq!(given_up(1, false).await, None);
     }
 }
