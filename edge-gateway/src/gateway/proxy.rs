@@ -95,7 +95,7 @@ impl GatewayParts {
             // that ends without an answer they take as a reason to repeat the heartbeat, and that is what it
             // is.
             Ok(answer) if is_heartbeat && answer.status().is_server_error() => Err(NoAnswer),
-            Err(_) if is_heartbeat => Err(NoAnswer),
+            Err(NotForwarded::Unavailable) if is_heartbeat => Err(NoAnswer),
             Ok(mut answer) => {
                 remove_hop_by_hop(answer.headers_mut());
                 let written = answer.headers_mut().remove(WRITTEN);

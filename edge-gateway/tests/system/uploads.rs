@@ -28,6 +28,7 @@ use crate::forwarding::{ask, echo, replicas_with, served};
 use crate::world::{PATIENCE, World, config};
 
 const SERVICES: &str = "/v4/default/registry/microservices";
+const BEAT: &str = "/v4/default/registry/microservices/s/instances/i/heartbeat";
 
 /// Two control planes that echo, and no probes after the first: only requests could change their health.
 async fn two_planes(tasks: &Tasks) -> ForwardConfig {
@@ -95,10 +96,14 @@ async fn broken_uploads_do_not_count_against_control_planes() {
         drop(stream);
     }
     // The client stays and sends a chunk that is none: the fault is its own, and it is told so.
-    let chunked =
-        format!("POST {SERVICES} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n");
-    let answer = rest(&mut send(world, chunked.as_bytes()).await).await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("\"400001\""), "{answer}");
+    for target in
+        [format!("POST {SERVICES}"), format!("PUT {BEAT}"), "PUT /v4/default/registry/heartbeats".to_owned()]
+    {
+        let chunked =
+            format!("{target} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n");
+        let answer = rest(&mut send(world, chunked.as_bytes()).await).await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("\"400001\""), "{target}: {answer}");
+    }
     // On HTTP/2 the stream is reset and the connection lives.
     let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
     for _ in 0..10 {
@@ -136,6 +141,9 @@ async fn a_body_has_a_deadline_held_or_streamed_rest_or_grpc() {
     for length in [1000, 200_000] {
         let answer = rest(&mut send(world, beginning(length).as_bytes()).await).await;
         assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("\"400001\""), "{answer}");
+        let beat = beginning(length).replacen(&format!("POST {SERVICES}"), &format!("PUT {BEAT}"), 1);
+        let answer = rest(&mut send(world, beat.as_bytes()).await).await;
+        assert!(answer.starts_with("HTTP/1.1 408"), "no heartbeat is lost by it: {answer}");
     }
     let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
     for path in ["/muster.watch.v1.Watch/Watch", "/proto.ServiceInstanceCtrl/watch"] {

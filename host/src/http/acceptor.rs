@@ -1,7 +1,8 @@
 //! Accepts connections up to a limit, and makes room for new clients.
 //!
 //! A client that opens connections and sends nothing must not keep others out, probes least of all. So when
-//! every connection is taken, the oldest one without a request is closed in favour of the client that waits.
+//! every connection is taken, the oldest one without a request is closed in favour of the client that waits, and so is one
+//! whose client does not send the body of a request that is decided.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -13,6 +14,7 @@ use shared::backoff::Backoff;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::activity::Activity;
@@ -21,14 +23,19 @@ use super::metrics::ServerMetrics;
 /// The pause between two looks for a connection that has no request any more.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The time for which the warning about a full listener is not repeated.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// Accepts connections while there are permits for them.
 pub(super) struct Acceptor {
     listener: TcpListener,
     permits: Arc<Semaphore>,
     metrics: ServerMetrics,
     name: &'static str,
-    /// All permits were taken when the last one was requested. Keeps the warning to one line.
+    /// All permits were taken when the last one was requested.
     full: bool,
+    /// The time of the last warning that all permits are taken. Under a flood that changes with each connection.
+    warned: Option<Instant>,
     backoff: Backoff,
     /// The client that waits for a permit.
     next: Option<(TcpStream, SocketAddr)>,
@@ -52,6 +59,7 @@ impl Acceptor {
             metrics,
             name,
             full: false,
+            warned: None,
             backoff: Backoff::new(Duration::from_millis(10), Duration::from_secs(1)),
             next: None,
             open: VecDeque::new(),
@@ -110,10 +118,14 @@ impl Acceptor {
         if !self.full {
             self.full = true;
             self.metrics.full();
-            warn!(
-                listener = self.name,
-                "the limit of connections is reached; those without a request are closed for new clients"
-            );
+            let now = Instant::now();
+            if self.warned.is_none_or(|last| now >= last + QUIET) {
+                self.warned = Some(now);
+                warn!(
+                    listener = self.name,
+                    "the limit of connections is reached; those without a request are closed for new clients"
+                );
+            }
         }
         loop {
             self.make_room();

@@ -24,6 +24,8 @@ struct ActivityState {
     http2: Option<bool>,
     /// The connection was closed to make room for another one.
     evicted: bool,
+    /// So many of the running requests are answered as soon as their client has sent the rest of its body.
+    waiting: usize,
     lines: Lines,
 }
 
@@ -52,6 +54,7 @@ impl Activity {
             phase: Phase::Idle(now),
             http2: None,
             evicted: false,
+            waiting: 0,
             lines: Lines::default(),
         }))
     }
@@ -95,11 +98,21 @@ impl Activity {
         };
     }
 
-    /// Marks the connection as closed to make room; false while it has a request, which must be answered.
+    /// Marks the connection as closed to make room; false while it has a request that must be answered. A client that
+    /// keeps its answer waiting, because it does not send the body that it has announced, loses its place.
     pub(super) fn evict(&self) -> bool {
         let mut state = self.0.lock();
-        state.evicted = !matches!(state.phase, Phase::Serving(_));
+        state.evicted = match state.phase {
+            Phase::Idle(_) | Phase::Reading(_) => true,
+            Phase::Serving(running) => state.waiting >= running,
+        };
         state.evicted
+    }
+
+    /// Counts a request as waiting for its client's body until the guard is dropped.
+    pub(super) fn wait(self: &Arc<Self>) -> Waiting {
+        self.0.lock().waiting += 1;
+        Waiting(self.clone())
     }
 
     /// True if the connection has shown that it speaks HTTP/2.
@@ -153,6 +166,17 @@ impl Lines {
             }
             self.last = *byte;
         }
+    }
+}
+
+/// A request that waits for the rest of its client's body.
+#[derive(Debug)]
+pub(super) struct Waiting(Arc<Activity>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock();
+        state.waiting = state.waiting.saturating_sub(1);
     }
 }
 

@@ -169,6 +169,7 @@ where
             let listener = listener_of_requests.clone();
             let drain = drain.clone();
             let wanted_buffer = wanted_buffer.clone();
+            let activity = activity_of_requests.clone();
             let (head, body) = request.into_parts();
             let waits_for_consent = head.headers.contains_key(EXPECT);
             let version = head.version;
@@ -198,7 +199,10 @@ where
                     }
                     let is_upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
                     let is_read = match unread {
-                        Some(unread) if !is_upgraded => unread.finish(&listener, waits_for_consent).await,
+                        Some(unread) if !is_upgraded => {
+                            let _waiting = activity.wait();
+                            unread.finish(&listener, waits_for_consent).await
+                        }
                         _ => true,
                     };
                     // Clients of a process that drains find another one with their next connection.

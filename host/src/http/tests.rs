@@ -182,6 +182,22 @@ async fn connections_without_a_request_make_room() {
 }
 
 #[tokio::test]
+async fn clients_that_keep_their_answers_waiting_make_room() {
+    let hour = Duration::from_secs(3600);
+    let limits = ServerLimits { connections: 4, body_timeout: hour, ..ServerLimits::default() };
+    let server = start(hello(), limits).await;
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n").await.expect("writes");
+        stuck.push(stream);
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(20), server.exchange(GET_AND_CLOSE)).await;
+    let answer = answer.expect("long before the bodies are given up");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
 async fn a_drain_finishes_answers_in_progress() {
     let entered = Arc::new(Notify::new());
     let leave = Arc::new(Notify::new());
