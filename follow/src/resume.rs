@@ -12,24 +12,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use shared::model::{Revision, ServiceRef};
 
 use crate::reply::{TopicReplay, Want};
+pub use crate::tracker::ResumePoint;
 use crate::tracker::{Departures, Missing, Preface};
 use crate::{GroupId, Tracker};
-
-/// The point from which a session resumes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ResumePoint {
-    /// The client has everything up to here; zero when it has nothing.
-    pub since: Revision,
-    /// What the client has is not what it may know now, because its rights have changed after `since`. Nothing that it
-    /// knows counts any more, and it is sent states.
-    pub anew: bool,
-}
-
-impl From<Revision> for ResumePoint {
-    fn from(since: Revision) -> Self {
-        Self { since, anew: false }
-    }
-}
 
 /// The next thing to do for sessions that resume.
 #[derive(Debug)]

@@ -43,7 +43,7 @@ mod shown;
 
 pub use confirmed::Confirmed;
 pub use departures::{Departures, RecordOutcome};
-pub use preface::{Missing, Preface};
+pub use preface::{Missing, Preface, ResumePoint};
 pub use providers::Fates;
 pub use reach::{Reach, ReachedGroups};
 pub use repair::BookmarkOutcome;

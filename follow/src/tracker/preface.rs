@@ -10,12 +10,27 @@ use super::departures::DepartureEvents;
 use super::repair::request_replay;
 use super::{Group, Slot, Tracker};
 use crate::reply::{TopicReplay, Want};
-use crate::resume::ResumePoint;
 use crate::topic::{Member, Topic};
 use crate::{Cause, GroupId, Push};
 
 /// A provider's name and instances.
 type ProviderState = (Arc<ServiceKey>, Vec<Arc<Instance>>);
+
+/// The point from which a session resumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResumePoint {
+    /// The client has everything up to here; zero when it has nothing.
+    pub since: Revision,
+    /// What the client has is not what it may know now, because its rights have changed after `since`. Nothing that it
+    /// knows counts any more, and it is sent states.
+    pub anew: bool,
+}
+
+impl From<Revision> for ResumePoint {
+    fn from(since: Revision) -> Self {
+        Self { since, anew: false }
+    }
+}
 
 /// The messages for a session before it joins its group.
 #[derive(Debug, Default)]
