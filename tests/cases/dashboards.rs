@@ -248,9 +248,10 @@ async fn every_query_of_dashboards_and_rules_is_answered() {
     }
 }
 
-/// promtool, as Debian installs it.
+/// promtool: that of `MUSTER_TEST_PROMTOOL`, else the one that Debian installs.
 fn promtool(arguments: &[&str]) {
-    let output = Command::new("promtool").args(arguments).current_dir(grafana()).output();
+    let program = std::env::var_os("MUSTER_TEST_PROMTOOL").unwrap_or_else(|| "promtool".into());
+    let output = Command::new(program).args(arguments).current_dir(grafana()).output();
     let output = output.expect("promtool is installed: apt-get install --no-install-recommends prometheus");
     let out = String::from_utf8_lossy(&output.stdout);
     let err = String::from_utf8_lossy(&output.stderr);

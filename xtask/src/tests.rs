@@ -116,22 +116,29 @@ pub fn dns() -> Result<()> {
     dialect("dns::")
 }
 
-/// Lets a Prometheus 3, built from its module, take its targets from a gateway. Debian's does so in the
-/// ordinary tests.
+/// Lets a Prometheus 3, built from its module, take its targets from a gateway, and its promtool test the alerts. Those
+/// of Debian do so in the ordinary tests.
 ///
 /// # Errors
 /// When Go is missing, the module does not build, Prometheus loses a target, or something takes too long.
 pub fn prometheus() -> Result<()> {
-    let program = root().join("target/prometheus-3/prometheus");
-    // Without the discoveries that we do not use it builds in minutes.
-    let build = ["build", "-tags", "remove_all_sd,enable_http_sd", "-o"];
-    let module = "github.com/prometheus/prometheus/cmd/prometheus";
-    let mut go = Command::new("go");
-    go.args(build).arg(&program).arg(module).current_dir(root().join("tests/prometheus"));
-    run_within(&mut go, FETCH)?;
+    let [program, tool] =
+        ["prometheus", "promtool"].map(|name| root().join("target/prometheus-3").join(name));
+    for program in [&program, &tool] {
+        // Without the discoveries that we do not use it builds in minutes.
+        let build = ["build", "-tags", "remove_all_sd,enable_http_sd", "-o"];
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        let module = format!("github.com/prometheus/prometheus/cmd/{name}");
+        let mut go = Command::new("go");
+        go.args(build).arg(program).arg(module).current_dir(root().join("tests/prometheus"));
+        run_within(&mut go, FETCH)?;
+    }
     prepare_dialect()?;
-    let mut cases = cargo(&[&TEST_CASES[..], &["prometheus::", "--", "--test-threads", "1"]].concat());
-    run_within(cases.env("MUSTER_TEST_PROMETHEUS", program), CASES)
+    // The test program itself takes several filters, cargo only one.
+    let filters = ["--", "prometheus::", "rules_and_alerts", "--test-threads", "1"];
+    let mut cases = cargo(&[&TEST_CASES[..], &filters].concat());
+    cases.env("MUSTER_TEST_PROMETHEUS", program).env("MUSTER_TEST_PROMTOOL", tool);
+    run_within(&mut cases, CASES)
 }
 
 /// Lets Envoy, and gRPC in Go, Java, Node.js and Python, find services over xDS.
