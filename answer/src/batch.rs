@@ -4,8 +4,8 @@
 //! body of the request ─▶ Batch ─▶ elements, each found by itself ─▶ Outcome ─▶ BatchReply ─▶ body
 //! ```
 //!
-//! The index of each element is in exactly one list of the reply. Instances are copied from bodies that are
-//! JSON already, so the reply is written by hand.
+//! The index of each element is in exactly one list of the reply. Instances come from bodies that are JSON already, and
+//! are shared with them or copied, so the reply is written by hand.
 
 use std::borrow::Cow;
 

@@ -78,7 +78,8 @@ pub struct ServerLimits {
     /// The name of the listener in logs and metrics.
     pub name: &'static str,
     /// Connections open at once, upgraded ones included. When all are taken, a new client takes the place of
-    /// one that has no request; while every connection has one, clients wait.
+    /// one that has no request, or that does not send the body of a request which is decided; while every other
+    /// connection has a request, clients wait.
     pub connections: usize,
     /// The largest head of a request, in bytes; a larger one is answered with 431. At least 8192.
     pub header_bytes: usize,

@@ -41,7 +41,7 @@ pub(super) struct Unread(Arc<Pieces>);
 struct Pieces {
     handed: AtomicU64,
     waiting: AtomicU64,
-    /// The answer goes on for as long as its peer likes, and its pieces are small.
+    /// The length of the answer is not known, as that of a watch, which may go on for days. It has no pace.
     is_endless: AtomicBool,
 }
 
