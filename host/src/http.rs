@@ -50,6 +50,7 @@ mod answer;
 mod body;
 mod connection;
 mod head;
+mod held;
 mod metrics;
 mod request;
 mod socket;
@@ -58,6 +59,7 @@ mod stream;
 mod tests;
 
 pub use body::{BodyError, RequestBody, is_late};
+pub use held::OwnBytes;
 pub use metrics::ServerMetrics;
 pub use request::{REQUEST_ID, request_id, with_request_id};
 pub use socket::{ConnectionPermit, SendBuffer, Socket, take_socket};
@@ -78,8 +80,8 @@ pub struct ServerLimits {
     /// The name of the listener in logs and metrics.
     pub name: &'static str,
     /// Connections open at once, upgraded ones included. When all are taken, a new client takes the place of
-    /// one that has no request, or that does not send the body of a request which is decided; while every other
-    /// connection has a request, clients wait.
+    /// one that has no request, or has not sent the body of its request within a second; while every other connection
+    /// has a whole request, clients wait.
     pub connections: usize,
     /// The largest head of a request, in bytes; a larger one is answered with 431. At least 8192.
     pub header_bytes: usize,
@@ -92,6 +94,9 @@ pub struct ServerLimits {
     /// The time that a client may leave an answer unread before its connection is closed, on HTTP/2 its
     /// stream.
     pub write_timeout: Duration,
+    /// The bytes of answers, made for one request alone, that wait for their clients at once. Beyond it those that have
+    /// been on their way longest are ended: their connections, on HTTP/2 their streams.
+    pub answer_bytes: usize,
     /// The pause between the HTTP/2 pings that find dead peers.
     pub http2_ping: Duration,
     /// HTTP/2 streams open at once on a connection.
@@ -118,6 +123,8 @@ impl Default for ServerLimits {
             // theirs are set so.
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
+            // Room for some dumps of a large registry, and a small part of a machine's memory.
+            answer_bytes: 256 << 20,
             http2_ping: Duration::from_secs(30),
             http2_streams: 1_000,
             reuse_port: false,
@@ -172,6 +179,14 @@ impl ServerLimits {
                 "100ms"..="10m",
                 "Time that a client may leave an answer unread.",
             ),
+            answer_bytes: settings
+                .within_or(
+                    "http.answer-memory",
+                    Size(default.answer_bytes),
+                    "1MiB"..="1024GiB",
+                    "Bytes of answers made for one request alone that wait for their clients. Beyond it the oldest are ended.",
+                )
+                .0,
             http2_ping: settings.within_or(
                 "http.http2-ping",
                 default.http2_ping,

@@ -57,4 +57,5 @@ mod store_security;
 mod switch_on;
 mod tag_watch;
 mod traces;
+mod unread;
 mod xds;

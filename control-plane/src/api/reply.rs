@@ -7,6 +7,7 @@ use answer::{Resolution, beats};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use host::http::OwnBytes;
 use http::{HeaderValue, header};
 use serde::{Serialize, Serializer};
 use shared::model::Revision;
@@ -52,6 +53,14 @@ pub(super) fn raw_json(body: impl Into<Body>) -> Response {
     answer::reply::json(body.into())
 }
 
+/// 200 with text that is JSON already, and that somebody may keep for other answers.
+fn kept_json(body: Bytes) -> Response {
+    let own = OwnBytes::of(&body);
+    let mut response = raw_json(body);
+    response.extensions_mut().insert(own);
+    response
+}
+
 /// 200 without a body.
 pub(super) fn empty() -> Reply {
     let mut response = Response::new(Body::empty());
@@ -66,7 +75,7 @@ pub(super) fn instances(found: &Found) -> Response {
     }
     let with_instances: Vec<_> = found.services.iter().filter(|view| view.answer().is_some()).collect();
     let bodies: Vec<_> = with_instances.iter().filter_map(|view| view.answer()).collect();
-    let mut response = raw_json(answer::reply::body_of(&bodies));
+    let mut response = kept_json(answer::reply::body_of(&bodies));
     if let [only] = with_instances.as_slice() {
         response.extensions_mut().insert(Prepared((*only).clone()));
     }
@@ -102,7 +111,7 @@ impl Prepared {
 
 /// 200 with the list of a tenant's services, and its tag: it is the same for everybody who may see all of them.
 pub(super) fn services(list: Arc<ServiceList>) -> Response {
-    let mut response = raw_json(list.plain().clone());
+    let mut response = kept_json(list.plain().clone());
     answer::tag::mark(response.headers_mut(), list.tag());
     response.extensions_mut().insert(PreparedList(list));
     response

@@ -46,3 +46,26 @@ async fn a_compressed_reply_equals_the_plain_one_after_every_change() {
     let answer = probe.send("GET", small, &[("Accept-Encoding", "gzip")], String::new()).await;
     assert_eq!((answer.header("content-encoding"), &answer.body[..]), (None, &b"{}"[..]));
 }
+
+#[tokio::test]
+async fn an_answer_says_what_it_holds_for_itself_alone() {
+    let probe = Probe::start().await;
+    for version in ["1.0.0", "2.0.0"] {
+        let id = probe.service(json!({"appId": "shop", "serviceName": "order", "version": version})).await;
+        probe.instance(&id, json!({"hostName": "h".repeat(60), "properties": {"p": "x".repeat(4000)}})).await;
+    }
+    let find = "/v4/default/registry/instances?appId=shop&serviceName=order&version=";
+    let [one, several] = ["1.0.0", "0%2B"].map(|rule| format!("{find}{rule}"));
+    let list = "/v4/default/registry/microservices";
+    for headers in [&[][..], &[("Accept-Encoding", "gzip")]] {
+        for kept in [&one[..], list] {
+            let answer = probe.send("GET", kept, headers, String::new()).await;
+            assert_eq!((answer.status, answer.own), (200, Some(0)), "the view keeps {kept}");
+        }
+        for made in [&several[..], "/v4/default/admin/dump"] {
+            let answer = probe.send("GET", made, headers, String::new()).await;
+            let counted = answer.own.unwrap_or(answer.body.len());
+            assert_eq!((answer.status, counted), (200, answer.body.len()), "{made} is made for each request");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use host::http::OwnBytes;
 use host::lane;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
@@ -92,7 +93,10 @@ impl ReplicaSet {
         match self.patiently(replica, class, client.request(request)).await {
             Ok(Ok(answer)) => {
                 self.note_answer(replica);
-                Ok(answer.map(Body::new))
+                let mut answer = answer.map(Body::new);
+                // Its body comes as the client reads it. The control plane counts what waits there.
+                answer.extensions_mut().insert(OwnBytes(0));
+                Ok(answer)
             }
             Ok(Err(error)) if let Some(fault) = upload.fault() => {
                 debug!(control_plane = %address, %error, %fault, "the body of a request failed");

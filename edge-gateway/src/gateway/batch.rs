@@ -9,6 +9,7 @@ use answer::is_current;
 use answer::resolution::ASK;
 use axum::body::Body;
 use follow::read::Proof;
+use host::http::OwnBytes;
 use host::telemetry::trace::{self, SpanKind};
 use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
@@ -136,7 +137,11 @@ impl GatewayParts {
     /// The reply as the client takes it.
     async fn written_out(&self, reply: BatchReply, reader: Reader) -> Result<Response<Body>, Response<Body>> {
         if !reader.accepts_gzip {
-            return Ok(finished_as_it_is(answer::reply::json(Body::new(reply.body())), &reader));
+            let body = reply.body();
+            let own = OwnBytes(body.own_bytes());
+            let mut answer = answer::reply::json(Body::new(body));
+            answer.extensions_mut().insert(own);
+            return Ok(finished_as_it_is(answer, &reader));
         }
         let write =
             move |reply: BatchReply| finished(answer::reply::json(reply.body().joined()), None, &reader);

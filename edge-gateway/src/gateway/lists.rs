@@ -20,7 +20,7 @@ use opentelemetry::KeyValue;
 
 use super::gate::Caller;
 use super::proxy::{no_place, remove_hop_by_hop};
-use super::reads::{Asked, EdgeReads, forwarded};
+use super::reads::{Asked, EdgeReads, body_of, forwarded};
 use super::{GatewayParts, NoAnswer, refusal};
 use crate::metrics::Answered as Outcome;
 use crate::reads::{Content, List, ListKey, Turn};
@@ -50,7 +50,7 @@ impl Client {
             if content.gzip {
                 answer::gzip::mark(answer.headers_mut());
             }
-            answer.map(Body::from)
+            body_of(answer)
         };
         tag::mark(answer.headers_mut(), &content.tag);
         answer::reply::finish(answer.headers_mut(), self.from_browser);

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use follow::read::{Changes, Proof};
 use host::audit::{Decision, Record};
 use host::fairness::{self, Wait};
+use host::http::OwnBytes;
 use host::telemetry::trace::{self, SpanKind};
 use http::{HeaderValue, Request, Response};
 use opentelemetry::KeyValue;
@@ -373,7 +374,15 @@ pub(super) fn finished(
     if reader.accepts_gzip {
         answer = answer::reply::compressed(answer, kept);
     }
-    finished_as_it_is(answer.map(Body::from), reader)
+    finished_as_it_is(body_of(answer), reader)
+}
+
+/// An answer that counts among those which wait for their clients, unless somebody keeps its bytes anyway.
+pub(super) fn body_of(answer: Response<Bytes>) -> Response<Body> {
+    let own = OwnBytes::of(answer.body());
+    let mut answer = answer.map(Body::from);
+    answer.extensions_mut().insert(own);
+    answer
 }
 
 /// An answer that is not compressed any more.

@@ -2,7 +2,7 @@
 //!
 //! A client that opens connections and sends nothing must not keep others out, probes least of all. So when
 //! every connection is taken, the oldest one without a request is closed in favour of the client that waits, and so is one
-//! whose client does not send the body of a request that is decided.
+//! whose client does not send the body of its request.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -144,7 +144,7 @@ impl Acceptor {
             if task.is_finished() {
                 continue;
             }
-            if activity.evict() {
+            if activity.evict(Instant::now()) {
                 return task.abort();
             }
             // Behind the others: a busy connection would be looked at first each time otherwise.

@@ -9,13 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ServerLimits;
 
+/// The time for which a body may keep its request waiting before the connection counts as one without a request. Bodies
+/// that come with their heads, or right after, never wait as long.
+const BODY_GRACE: Duration = Duration::from_secs(1);
+
 /// The state of one connection, shared by its socket, its requests and its timer.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<ActivityState>);
+pub(super) struct Activity {
+    state: Mutex<ActivityState>,
+    given_up: Notify,
+}
 
 #[derive(Debug)]
 struct ActivityState {
@@ -24,9 +32,25 @@ struct ActivityState {
     http2: Option<bool>,
     /// The connection was closed to make room for another one.
     evicted: bool,
-    /// So many of the running requests are answered as soon as their client has sent the rest of its body.
+    /// So many of the running requests go on as soon as their client has sent more of its body.
     waiting: usize,
+    /// The latest beginning of such a wait.
+    waits_since: Instant,
+    /// The answer that is being written. Only HTTP/1 writes one after another.
+    answer: Answer,
+    /// The connection must end, to make room for the answers of others.
+    is_given_up: bool,
     lines: Lines,
+}
+
+/// An answer on HTTP/1, as far as its pace is concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The number of the answer on its connection.
+    pub(super) number: u64,
+    /// Its length is not known, as that of a watch, or the connection speaks HTTP/2, whose streams have a pace of their
+    /// own.
+    pub(super) is_endless: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,18 +74,51 @@ pub(super) enum Overdue {
 
 impl Activity {
     pub(super) fn new(now: Instant) -> Self {
-        Self(Mutex::new(ActivityState {
+        let state = ActivityState {
             phase: Phase::Idle(now),
             http2: None,
             evicted: false,
             waiting: 0,
+            waits_since: now,
+            answer: Answer { number: 0, is_endless: true },
+            is_given_up: false,
             lines: Lines::default(),
-        }))
+        };
+        Self { state: Mutex::new(state), given_up: Notify::new() }
+    }
+
+    /// Records that an answer of HTTP/1 is about to be written.
+    pub(super) fn answer_begins(&self, is_endless: bool) {
+        let answer = &mut self.state.lock().answer;
+        *answer = Answer { number: answer.number + 1, is_endless };
+    }
+
+    /// The answer that is being written.
+    pub(super) fn answer(&self) -> Answer {
+        self.state.lock().answer
+    }
+
+    /// Asks the connection to end, because its answer holds memory that others need.
+    pub(super) fn give_up(&self) {
+        self.state.lock().is_given_up = true;
+        self.given_up.notify_one();
+    }
+
+    /// True if the connection was asked to end.
+    #[cfg(test)]
+    pub(super) fn is_given_up(&self) -> bool {
+        self.state.lock().is_given_up
+    }
+
+    /// Resolves when the connection was asked to end. One waits at a time.
+    pub(super) async fn given_up(&self) {
+        // The permit of `Notify` stays until somebody waits.
+        self.given_up.notified().await;
     }
 
     /// Records bytes from the client.
     pub(super) fn received(&self, bytes: &[u8], now: Instant) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         // Of all methods only the preface of HTTP/2 begins with these bytes. A client that sends only a part
         // of it counts as idle.
         let http2 = *state.http2.get_or_insert_with(|| b"PRI".starts_with(&bytes[..bytes.len().min(3)]));
@@ -80,7 +137,7 @@ impl Activity {
 
     /// Records the end of a request's head. False if a line of it ended without a carriage return.
     pub(super) fn begin(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let is_strict = !std::mem::take(&mut state.lines).is_bare;
         state.phase = match state.phase {
             Phase::Serving(n) => Phase::Serving(n + 1),
@@ -91,7 +148,7 @@ impl Activity {
 
     /// Records the end of an answer.
     pub(super) fn end(&self, now: Instant) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.phase = match state.phase {
             Phase::Serving(n) if n > 1 => Phase::Serving(n - 1),
             _ => Phase::Idle(now),
@@ -99,36 +156,42 @@ impl Activity {
     }
 
     /// Marks the connection as closed to make room; false while it has a request that must be answered. A client that
-    /// keeps its answer waiting, because it does not send the body that it has announced, loses its place.
-    pub(super) fn evict(&self) -> bool {
-        let mut state = self.0.lock();
+    /// keeps its request waiting for longer than [`BODY_GRACE`], because it does not send the body that it has
+    /// announced, loses its place.
+    pub(super) fn evict(&self, now: Instant) -> bool {
+        let mut state = self.state.lock();
         state.evicted = match state.phase {
             Phase::Idle(_) | Phase::Reading(_) => true,
-            Phase::Serving(running) => state.waiting >= running,
+            Phase::Serving(running) => {
+                state.waiting >= running && now.saturating_duration_since(state.waits_since) >= BODY_GRACE
+            }
         };
         state.evicted
     }
 
-    /// Counts a request as waiting for its client's body until the guard is dropped.
-    pub(super) fn wait(self: &Arc<Self>) -> Waiting {
-        self.0.lock().waiting += 1;
+    /// Counts a request as waiting for its client's body until the guard is dropped. `since` is the time of the first
+    /// wait for that body.
+    pub(super) fn wait(self: &Arc<Self>, since: Instant) -> Waiting {
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        state.waits_since = state.waits_since.max(since);
         Waiting(self.clone())
     }
 
     /// True if the connection has shown that it speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
-        self.0.lock().http2 == Some(true)
+        self.state.lock().http2 == Some(true)
     }
 
     /// True if the connection was closed to make room.
     pub(super) fn is_evicted(&self) -> bool {
-        self.0.lock().evicted
+        self.state.lock().evicted
     }
 
     /// The time at which the connection is overdue if nothing happens before, and the deadline that it then
     /// misses. `None` while requests run.
     pub(super) fn deadline(&self, limits: &ServerLimits) -> Option<(Instant, Overdue)> {
-        match self.0.lock().phase {
+        match self.state.lock().phase {
             Phase::Idle(since) => Some((later(since, limits.idle_timeout), Overdue::Idle)),
             Phase::Reading(since) => Some((later(since, limits.header_timeout), Overdue::Head)),
             Phase::Serving(_) => None,
@@ -175,7 +238,7 @@ pub(super) struct Waiting(Arc<Activity>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut state = self.0.0.lock();
+        let mut state = self.0.state.lock();
         state.waiting = state.waiting.saturating_sub(1);
     }
 }
@@ -189,6 +252,11 @@ impl Running {
     pub(super) fn begin(activity: Arc<Activity>) -> (Self, bool) {
         let is_strict = activity.begin();
         (Self(activity), is_strict)
+    }
+
+    /// The connection of the request.
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.0
     }
 }
 

@@ -8,6 +8,8 @@
 //! Answers are handed over in small pieces, because hyper queues a whole piece as soon as the peer has room
 //! for one byte of it, and forgets the stream with the last one. If the end of the answer is known, its last
 //! byte is a piece of its own, so nothing but that byte is queued unless the peer has room for it.
+//!
+//! Large answers that were made for one request alone count together, as `held` says.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,16 +19,16 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::activity::Running;
+use super::held::{COUNTED_FROM, HeldAnswers, Hold, Holder, OwnBytes, held_frame};
 
 /// The largest piece of an answer on HTTP/2: one frame, unless the peer allows larger ones.
 const PIECE: usize = 16 * 1024;
-/// The time that each piece of an answer with an end adds to the time for which all of them may wait. A peer that takes
-/// 16 KiB a second is never ended by it.
-const PACE: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     /// The HTTP/2 stream of the current task.
@@ -43,19 +45,47 @@ struct Pieces {
     waiting: AtomicU64,
     /// The length of the answer is not known, as that of a watch, which may go on for days. It has no pace.
     is_endless: AtomicBool,
+    /// The answer must end, to make room for others.
+    is_given_up: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// The way in which a stream has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamEnd {
+    /// By itself.
+    Done,
+    /// The peer took nothing for the write timeout, or the pieces of an answer with an end too slowly for longer than
+    /// that.
+    Stalled,
+    /// To make room for other answers.
+    GivenUp,
 }
 
 impl Unread {
-    /// Runs a stream; false if it was given up because the peer took nothing for `timeout`, or because it took the
-    /// pieces of an answer with an end more slowly than [`PACE`] for longer than that.
-    pub(super) async fn end_if_stalled(self, stream: impl Future<Output = ()>, timeout: Duration) -> bool {
+    /// Ends the stream, to make room for other answers.
+    pub(super) fn give_up(&self) {
+        self.0.is_given_up.store(true, Ordering::Release);
+        self.0.waker.wake();
+    }
+
+    /// Runs a stream until it ends, its peer is too slow, or it is given up.
+    pub(super) async fn end_if_stalled(
+        self,
+        stream: impl Future<Output = ()>,
+        timeout: Duration,
+    ) -> StreamEnd {
         let mut stream = std::pin::pin!(STREAM.scope(self.clone(), stream));
         let mut stalled: Option<Stalled> = None;
         // The time for which the pieces before have waited.
         let mut waited = Duration::ZERO;
         std::future::poll_fn(|cx| {
             if stream.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(true);
+                return Poll::Ready(StreamEnd::Done);
+            }
+            self.0.waker.register(cx.waker());
+            if self.0.is_given_up.load(Ordering::Acquire) {
+                return Poll::Ready(StreamEnd::GivenUp);
             }
             let waiting = self.waiting();
             // A new piece means that the peer has taken the one before.
@@ -70,13 +100,12 @@ impl Unread {
                 let patience = if self.0.is_endless.load(Ordering::Relaxed) {
                     timeout
                 } else {
-                    let pieces = u32::try_from(waiting).unwrap_or(u32::MAX);
-                    timeout.min((timeout + PACE.saturating_mul(pieces)).saturating_sub(waited))
+                    patience(timeout, waiting.saturating_mul(PIECE as u64), waited)
                 };
                 let end = Box::pin(tokio::time::sleep(patience));
                 Stalled { piece: waiting, since: Instant::now(), end }
             });
-            stalled.end.as_mut().poll(cx).map(|()| false)
+            stalled.end.as_mut().poll(cx).map(|()| StreamEnd::Stalled)
         })
         .await
     }
@@ -96,6 +125,13 @@ impl Unread {
     }
 }
 
+/// The time for which the next byte of an answer with an end may wait, after `taken` bytes whose waits took `waited`
+/// together. Each 16 KiB add a second to the write timeout, so a peer that takes as much in a second is never ended.
+pub(super) fn patience(timeout: Duration, taken: u64, waited: Duration) -> Duration {
+    let earned = Duration::from_secs(taken / PIECE as u64);
+    timeout.min(timeout.saturating_add(earned).saturating_sub(waited))
+}
+
 /// A piece that waits for the peer.
 struct Stalled {
     piece: u64,
@@ -111,19 +147,39 @@ pub(super) struct AnswerBody {
     rest: Bytes,
     /// The stream on HTTP/2, `None` on HTTP/1.
     stream: Option<Unread>,
+    /// `None` if the answer does not count.
+    hold: Option<Arc<Hold>>,
     #[expect(dead_code, reason = "held for its drop")]
     running: Running,
 }
 
 impl AnswerBody {
-    /// Must be called in the task of the request's stream.
-    pub(super) fn new(body: Body, running: Running) -> Self {
+    /// The answer with a body that counts among those of `held`. Must be called in the task of the request's stream.
+    pub(super) fn of(answer: Response<Body>, running: Running, held: &Arc<HeldAnswers>) -> Response<Self> {
+        let length = answer.body().size_hint().exact();
+        let own = answer.extensions().get::<OwnBytes>().map(|own| own.0);
+        let own =
+            own.unwrap_or_else(|| length.map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX)));
         let stream = STREAM.try_with(Unread::clone).ok();
-        if let Some(stream) = &stream {
-            let is_endless = body.size_hint().exact().is_none();
-            stream.0.is_endless.store(is_endless, Ordering::Relaxed);
+        match &stream {
+            Some(stream) => stream.0.is_endless.store(length.is_none(), Ordering::Relaxed),
+            None => running.activity().answer_begins(length.is_none()),
         }
-        Self { body, rest: Bytes::new(), stream, running }
+        let hold = (own >= COUNTED_FROM).then(|| {
+            let holder = match &stream {
+                Some(stream) => Holder::Stream(stream.clone()),
+                None => Holder::Connection(running.activity().clone()),
+            };
+            held.hold(own, holder)
+        });
+        answer.map(|body| Self { body, rest: Bytes::new(), stream, hold, running })
+    }
+
+    /// The next frame on HTTP/1. Hyper takes a frame as a whole and writes it later, when this body may be gone.
+    fn next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(hold) = &self.hold else { return polled };
+        polled.map_ok(|frame| frame.map_data(|data| held_frame(data, hold)))
     }
 
     fn next_piece(&mut self) -> Bytes {
@@ -144,7 +200,7 @@ impl http_body::Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let Some(stream) = self.stream.clone() else { return Pin::new(&mut self.body).poll_frame(cx) };
+        let Some(stream) = self.stream.clone() else { return self.next_frame(cx) };
         // A body is polled again only when the peer has made room for the piece before.
         stream.taken();
         if self.rest.is_empty() {
@@ -193,8 +249,8 @@ mod tests {
             }
         };
         let began = Instant::now();
-        let is_whole = unread.end_if_stalled(stream, Duration::from_secs(30)).await;
-        (!is_whole).then(|| began.elapsed().as_secs())
+        let end = unread.end_if_stalled(stream, Duration::from_secs(30)).await;
+        (end == StreamEnd::Stalled).then(|| began.elapsed().as_secs())
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,8 +14,9 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
+use super::activity::{Activity, Waiting};
 use super::connection::Listener;
 use super::metrics::Slow;
 
@@ -28,8 +29,27 @@ pub struct RequestBody {
     unread: Option<Unread>,
     /// The time until which the body must be complete; `None` before the first wait for the client.
     deadline: Option<Pin<Box<Sleep>>>,
+    waits: Waits,
     /// The client may send for as long as it likes.
     is_endless: bool,
+}
+
+/// The waits for the client of a body. A connection all of whose requests wait so may have to leave its place.
+#[derive(Debug)]
+struct Waits {
+    activity: Arc<Activity>,
+    /// The time of the first wait. A client that sends a byte now and then waits since then all the same.
+    since: Option<Instant>,
+    now: Option<Waiting>,
+}
+
+impl Waits {
+    fn begin(&mut self) {
+        if self.now.is_none() {
+            let since = *self.since.get_or_insert_with(Instant::now);
+            self.now = Some(self.activity.wait(since));
+        }
+    }
 }
 
 /// The reason for which the body of a request cannot be read. The fault is the client's.
@@ -77,7 +97,12 @@ const DROPPED: u64 = 4 << 20;
 
 impl Unread {
     /// Reads the rest. False if the connection cannot be used again.
-    pub(super) async fn finish(&self, listener: &Arc<Listener>, waits_for_consent: bool) -> bool {
+    pub(super) async fn finish(
+        &self,
+        listener: &Arc<Listener>,
+        activity: &Arc<Activity>,
+        waits_for_consent: bool,
+    ) -> bool {
         let rest = std::mem::replace(&mut *self.0.lock(), Rest::Taken);
         let body = match rest {
             Rest::Nothing => return true,
@@ -87,12 +112,14 @@ impl Unread {
             Rest::Left(body) if body.size_hint().lower() > DROPPED => return false,
             Rest::Left(body) => body,
         };
+        let waits = Waits { activity: activity.clone(), since: None, now: None };
         // The rest has the deadline of a whole body at most.
         let mut body = RequestBody {
             body: Some(body),
             listener: listener.clone(),
             unread: None,
             deadline: None,
+            waits,
             is_endless: false,
         };
         let mut dropped = 0;
@@ -111,13 +138,23 @@ impl Unread {
 
 impl RequestBody {
     /// The body of a request, and on HTTP/1 what to do with it when the request is answered.
-    pub(super) fn new(body: Incoming, version: Version, listener: Arc<Listener>) -> (Self, Option<Unread>) {
+    pub(super) fn new(
+        body: Incoming,
+        version: Version,
+        listener: Arc<Listener>,
+        activity: Arc<Activity>,
+    ) -> (Self, Option<Unread>) {
         let has_rest = version != Version::HTTP_2 && !body.is_end_stream();
         let unread = has_rest.then(|| Unread(Arc::new(Mutex::new(Rest::Taken))));
-        (
-            Self { body: Some(body), listener, unread: unread.clone(), deadline: None, is_endless: false },
-            unread,
-        )
+        let body = Self {
+            body: Some(body),
+            listener,
+            unread: unread.clone(),
+            deadline: None,
+            waits: Waits { activity, since: None, now: None },
+            is_endless: false,
+        };
+        (body, unread)
     }
 }
 
@@ -127,6 +164,7 @@ impl RequestBody {
     pub fn without_deadline(mut self) -> Self {
         self.is_endless = true;
         self.deadline = None;
+        self.waits.now = None;
         self
     }
 
@@ -155,7 +193,11 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        match Pin::new(body).poll_frame(cx) {
+        let polled = Pin::new(body).poll_frame(cx);
+        if polled.is_ready() {
+            self.waits.now = None;
+        }
+        match polled {
             Poll::Pending => {}
             Poll::Ready(None) => {
                 self.end();
@@ -171,6 +213,7 @@ impl http_body::Body for RequestBody {
         if self.is_endless {
             return Poll::Pending;
         }
+        self.waits.begin();
         let timeout = self.listener.limits.body_timeout;
         // Most bodies arrive with their heads, and these need no timer.
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));

@@ -26,7 +26,8 @@ use tower::{Service, ServiceExt as _};
 use tracing::{Instrument as _, debug, debug_span};
 
 use super::activity::{Activity, Overdue, Running};
-use super::answer::{AnswerBody, Unread};
+use super::answer::{AnswerBody, StreamEnd, Unread};
+use super::held::HeldAnswers;
 use super::metrics::{Ended, ServerMetrics, Slow};
 use super::request::IdentifiedRequest;
 use super::socket::{SendBuffer, WantedBuffer};
@@ -49,6 +50,7 @@ pub(super) struct Connections<S> {
 pub(super) struct Listener {
     pub(super) limits: ServerLimits,
     pub(super) metrics: ServerMetrics,
+    pub(super) held: Arc<HeldAnswers>,
 }
 
 impl<S> Connections<S>
@@ -64,7 +66,8 @@ where
         tasks: Tasks,
         stop: CancellationToken,
     ) -> Self {
-        let listener = Arc::new(Listener { limits, metrics });
+        let held = HeldAnswers::new(limits.answer_bytes, metrics.clone());
+        let listener = Arc::new(Listener { limits, metrics, held });
         let limits = &listener.limits;
         let mut builder = Builder::new(Streams { listener: listener.clone(), tasks: tasks.clone() });
         builder
@@ -173,7 +176,7 @@ where
             let (head, body) = request.into_parts();
             let waits_for_consent = head.headers.contains_key(EXPECT);
             let version = head.version;
-            let (body, unread) = RequestBody::new(body, version, listener.clone());
+            let (body, unread) = RequestBody::new(body, version, listener.clone(), activity.clone());
             let mut request = Request::from_parts(head, body);
             request.extensions_mut().insert(ConnectInfo(peer));
             if let Some(certificate) = &certificate {
@@ -200,8 +203,7 @@ where
                     let is_upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
                     let is_read = match unread {
                         Some(unread) if !is_upgraded => {
-                            let _waiting = activity.wait();
-                            unread.finish(&listener, waits_for_consent).await
+                            unread.finish(&listener, &activity, waits_for_consent).await
                         }
                         _ => true,
                     };
@@ -210,7 +212,7 @@ where
                     if must_close && !is_upgraded && version != Version::HTTP_2 {
                         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
-                    Ok::<_, S::Error>(answer.map(|body| AnswerBody::new(body, running)))
+                    Ok::<_, S::Error>(AnswerBody::of(answer, running, &listener.held))
                 }
                 .instrument(span),
             );
@@ -282,6 +284,7 @@ where
         tokio::select! {
             biased;
             () = tasks.abort().cancelled() => return Ended::Aborted,
+            () = activity.given_up() => return Ended::Evicted,
             // Once only: the cancelled token stays ready, and would keep this loop from everything below.
             () = stop.cancelled(), if ending.is_none() => {
                 ending = Some(Ended::Drained);
@@ -365,7 +368,7 @@ where
         self.tasks.spawn(async move {
             let timed = Unread::default().end_if_stalled(stream, listener.limits.write_timeout);
             // Dropping the stream resets it, and frees what its answer holds.
-            if abort.run_until_cancelled(timed).await == Some(false) {
+            if abort.run_until_cancelled(timed).await == Some(StreamEnd::Stalled) {
                 listener.metrics.slow(Slow::Answer);
             }
         });

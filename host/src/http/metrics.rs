@@ -17,6 +17,7 @@ pub struct ServerMetrics {
     full: Counter<u64>,
     failed: Counter<u64>,
     slow: Counter<u64>,
+    held: UpDownCounter<i64>,
     listener: KeyValue,
 }
 
@@ -27,15 +28,18 @@ pub(super) enum Slow {
     Body,
     /// The client left an answer on HTTP/2 unread.
     Answer,
+    /// The answer was on its way longest when all of them together held too many bytes.
+    Memory,
 }
 
 impl Slow {
-    const ALL: [Self; 2] = [Self::Body, Self::Answer];
+    const ALL: [Self; 3] = [Self::Body, Self::Answer, Self::Memory];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Body => "body",
             Self::Answer => "answer",
+            Self::Memory => "memory",
         }
     }
 }
@@ -51,7 +55,8 @@ pub(super) enum Ended {
     HeaderTimeout,
     /// The peer violated the protocol, or the connection broke.
     Failed,
-    /// A new client took its place, because all connections were taken and this one had no request.
+    /// A new client took its place, because all connections were taken and this one had no request; or its answer was
+    /// on its way longest when all of them together held too many bytes.
     Evicted,
     /// The process drained.
     Drained,
@@ -106,13 +111,18 @@ impl ServerMetrics {
             slow: meter
                 .u64_counter("muster_http_slow_requests_total")
                 .with_description(
-                    "Requests given up because their client did not send the body, or did not read the answer on HTTP/2.",
+                    "Requests given up because their client did not send the body, or did not read the answer.",
                 )
+                .build(),
+            held: meter
+                .i64_up_down_counter("muster_http_answer_bytes")
+                .with_description("Bytes of answers made for one request alone that wait for their clients.")
                 .build(),
             listener: KeyValue::new("listener", listener),
         };
         // A series that appears with its first event has no increase that an alert could see.
         metrics.open.add(0, from_ref(&metrics.listener));
+        metrics.held.add(0, from_ref(&metrics.listener));
         metrics.full.add(0, from_ref(&metrics.listener));
         metrics.failed.add(0, from_ref(&metrics.listener));
         for part in Slow::ALL {
@@ -139,6 +149,12 @@ impl ServerMetrics {
 
     pub(super) fn slow(&self, part: Slow) {
         self.slow.add(1, &self.with_part(part));
+    }
+
+    /// Counts bytes of an answer as waiting for its client, or as gone.
+    pub(super) fn held(&self, bytes: usize, is_new: bool) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.held.add(if is_new { bytes } else { -bytes }, from_ref(&self.listener));
     }
 
     /// Counts a connection as open until the guard is dropped.

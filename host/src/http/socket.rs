@@ -17,7 +17,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::Stream;
-use super::activity::Activity;
+use super::activity::{Activity, Answer};
+use super::answer::patience;
 
 /// The bytes that the kernel may hold for the connection of an answer: an extension of the answer. Linux takes twice
 /// as many, and a few thousand at least. For answers without an end, whose bytes cannot be replaced by newer ones once
@@ -44,7 +45,7 @@ impl WantedBuffer {
 /// An accepted connection. It holds one of its listener's permits until it is dropped.
 ///
 /// A write fails with [`io::ErrorKind::TimedOut`] when the peer makes no room for it within the listener's
-/// write timeout.
+/// write timeout, or takes the bytes of an answer with an end too slowly for longer than that.
 #[derive(Debug)]
 pub struct Socket {
     stream: Stream,
@@ -52,8 +53,36 @@ pub struct Socket {
     activity: Arc<Activity>,
     write_timeout: Duration,
     wanted_buffer: Arc<WantedBuffer>,
-    /// The deadline of a write that waits; `None` while none does.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// The write that waits; `None` while none does.
+    stalled: Option<Stalled>,
+    pace: Pace,
+}
+
+/// A write that waits for the peer.
+#[derive(Debug)]
+struct Stalled {
+    since: Instant,
+    end: Pin<Box<Sleep>>,
+}
+
+/// The pace of the answer that was written when a write last had to wait.
+#[derive(Debug)]
+struct Pace {
+    answer: Answer,
+    /// Bytes that the peer has taken since then.
+    taken: u64,
+    /// The time for which writes have waited.
+    waited: Duration,
+}
+
+impl Pace {
+    /// The time for which the next write may wait.
+    fn patience(&mut self, answer: Answer, timeout: Duration) -> Duration {
+        if self.answer != answer {
+            *self = Self { answer, taken: 0, waited: Duration::ZERO };
+        }
+        if answer.is_endless { timeout } else { patience(timeout, self.taken, self.waited) }
+    }
 }
 
 /// The permit of a connection whose [`Stream`] was taken out of its socket. Dropping it admits
@@ -69,7 +98,8 @@ impl Socket {
         write_timeout: Duration,
         wanted_buffer: Arc<WantedBuffer>,
     ) -> Self {
-        Self { stream, permit, activity, write_timeout, wanted_buffer, stalled: None }
+        let pace = Pace { answer: activity.answer(), taken: 0, waited: Duration::ZERO };
+        Self { stream, permit, activity, write_timeout, wanted_buffer, stalled: None, pace }
     }
 
     fn size_buffer(&self) {
@@ -86,19 +116,28 @@ impl Socket {
     }
 
     /// Starts the deadline when a write begins to wait, and fails the write when it is over.
-    fn watch_stall<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            // Any progress counts: a slow reader is allowed, one that has stopped is not.
-            self.stalled = None;
+    fn watch_stall(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = &polled {
+            if let Some(stalled) = self.stalled.take() {
+                self.pace.waited += stalled.since.elapsed();
+            }
+            self.pace.taken += written.as_ref().map_or(0, |bytes| *bytes as u64);
             return polled;
         }
-        let timeout = self.write_timeout;
         // A timer exists only while a write waits, so writing to a peer that reads costs none.
-        let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        ready!(sleep.as_mut().poll(cx));
+        let Self { stalled, pace, activity, write_timeout, .. } = self;
+        let stalled = stalled.get_or_insert_with(|| {
+            let patience = pace.patience(activity.answer(), *write_timeout);
+            Stalled { since: Instant::now(), end: Box::pin(tokio::time::sleep(patience)) }
+        });
+        ready!(stalled.end.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "the peer has read nothing for the write timeout",
+            "the peer has read nothing for the write timeout, or too slowly for longer",
         )))
     }
 }

@@ -4,6 +4,7 @@ use answer::{gzip, tag};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use host::http::OwnBytes;
 use http::header;
 use http_body_util::BodyExt;
 
@@ -30,6 +31,7 @@ pub(super) async fn compressed(response: Response) -> Response {
         parts.headers.insert(header::ETAG, tag);
     }
     gzip::mark(&mut parts.headers);
+    parts.extensions.insert(OwnBytes::of(&compressed));
     Response::from_parts(parts, Body::from(compressed))
 }
 

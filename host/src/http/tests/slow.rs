@@ -112,6 +112,114 @@ async fn an_answer_left_unread_on_http2_ends_its_stream_alone() {
     }
 }
 
+/// Answers with so many bytes, which report when they are freed, in a send buffer of the kernel's least size.
+fn reporting(freed: UnboundedSender<()>) -> Router {
+    let answer = async move |Path(size): Path<usize>| {
+        let body = Body::from(Bytes::from_owner(Held(vec![b'x'; size], freed)));
+        let mut answer = Response::new(body);
+        answer.extensions_mut().insert(SendBuffer(1));
+        answer
+    };
+    Router::new().route("/{size}", get(answer))
+}
+
+/// A client that has a small receive buffer and has asked for so many bytes.
+async fn asking(server: &Server, size: usize) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let mut stream = socket.connect(server.address).await.expect("connects");
+    stream.write_all(format!("GET /{size} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.expect("writes");
+    stream
+}
+
+#[tokio::test]
+async fn an_answer_on_http1_that_is_read_too_slowly_ends() {
+    let (freed, mut frees) = unbounded_channel();
+    let limits = ServerLimits { write_timeout: Duration::from_millis(500), ..ServerLimits::default() };
+    let server = start(reporting(freed), limits).await;
+    let mut stream = asking(&server, 8 << 20).await;
+    // The client takes something in each write timeout, so no single write waits for too long.
+    let drip = async {
+        while stream.read(&mut [0; 2048]).await.is_ok_and(|read| read > 0) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = drip => {}
+        freed = frees.recv() => freed.expect("the memory of the answer is freed"),
+    }
+    let mut reading = asking(&server, 1 << 20).await;
+    reading.read_exact(&mut vec![0; 1 << 20]).await.expect("a client that reads is not ended");
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_end_when_they_hold_too_much_together() {
+    let (freed, mut frees) = unbounded_channel();
+    let limits = ServerLimits { answer_bytes: 20 << 20, ..ServerLimits::default() };
+    let server = start(reporting(freed), limits).await;
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        unread.push(asking(&server, 8 << 20).await);
+        // Until the answer has begun, so that each is older than the next.
+        unread.last().expect("just added").readable().await.expect("the answer begins");
+    }
+    // Two of eight megabytes have room; the others ended before the write timeout.
+    for _ in 0..2 {
+        frees.recv().await.expect("the memory of an answer is freed");
+    }
+    // On HTTP/2 they end in the same way, and only their streams do.
+    let client = http2();
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let url = format!("http://{}/{}", server.address, 8 << 20).parse().expect("is a url");
+        streams.push(client.get(url).await.expect("answers"));
+        if streams.len() < 3 {
+            frees.recv().await.expect("an answer of HTTP/1 is freed");
+        }
+    }
+    frees.recv().await.expect("the first answer of HTTP/2 is freed");
+    let last = streams.pop().expect("three answers");
+    assert_eq!(last.into_body().collect().await.expect("is read").to_bytes().len(), 8 << 20);
+    streams.remove(0).into_body().collect().await.expect_err("the stream was reset");
+}
+
+#[tokio::test]
+async fn answers_whose_bytes_are_kept_anyway_do_not_count() {
+    let kept = Bytes::from(vec![b'x'; 1 << 20]);
+    let answer = async move || {
+        let mut answer = Response::new(Body::from(kept.clone()));
+        answer.extensions_mut().insert(OwnBytes(0));
+        answer
+    };
+    let limits = ServerLimits { answer_bytes: 1, ..ServerLimits::default() };
+    let server = start(Router::new().route("/", get(answer)), limits).await;
+    let client = http2();
+    let url: http::Uri = format!("http://{}/", server.address).parse().expect("is a url");
+    let waiting = client.get(url.clone()).await.expect("answers");
+    let other = client.get(url).await.expect("answers");
+    for answer in [other, waiting] {
+        assert_eq!(answer.into_body().collect().await.expect("is read").to_bytes().len(), 1 << 20);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_send_its_body_loses_its_place_to_a_new_one() {
+    let limits = ServerLimits {
+        connections: 1,
+        // The answer that would come if the place were kept until then.
+        body_timeout: Duration::from_secs(5),
+        ..ServerLimits::default()
+    };
+    let server = start(reading(), limits).await;
+    let mut slow = server.connect().await;
+    slow.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nx").await.expect("writes");
+    let whole = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
+    let (slow, whole) = tokio::join!(read_to_end(&mut slow), server.exchange(whole));
+    assert_eq!(slow, "");
+    assert!(whole.starts_with("HTTP/1.1 200 "), "{whole}");
+}
+
 #[tokio::test]
 async fn an_answer_on_http2_that_pauses_is_not_ended() {
     let slow = get(async || {
