@@ -1,5 +1,6 @@
 //! Tries the compose files on a real container engine: brings up the unchanged `docker-compose.yml`, scales
-//! the gateways, kills and restarts each service under load, and judges what watchers received.
+//! the gateways, kills and restarts each service under load, and judges what watchers received. Then it does the same
+//! with `docker-compose.cluster.yml`, and kills members of etcd and NATS.
 //!
 //! In: this machine with a network and root's rights, the programs of the workspace. Out: a table with one
 //! row for each disturbance, or the first thing that is wrong.
@@ -34,7 +35,7 @@ const TOOLS: [(&str, &str); 3] =
 /// The longest wait for a service that was killed.
 const RECOVERY: Duration = Duration::from_secs(120);
 
-/// Runs everything. Takes some 15 minutes, and more when nothing has been built yet.
+/// Runs everything. Takes some 25 minutes, and more when nothing has been built yet.
 ///
 /// # Errors
 /// When a tool is missing, the stack does not come up, or the load is answered wrongly.
@@ -50,27 +51,55 @@ pub fn run_all() -> Result<()> {
 
     let engine = Engine::start(&work)?;
     images::make(&engine, &work)?;
-    let stack = engine.stack(free_port()?)?;
-    let outcome = try_stack(&stack, &work);
-    // The volumes too: the next run begins with secrets of its own.
-    let down = stack.compose(&["down", "--volumes", "--timeout", "20"], Duration::from_secs(120));
-    outcome.and(down)
+    for kind in [&SINGLE, &CLUSTER] {
+        let stack = engine.stack(kind, free_port()?)?;
+        let outcome = try_stack(&stack, kind, &work);
+        // The volumes too: the next run begins with secrets of its own.
+        let down = stack.compose(&["down", "--volumes", "--timeout", "20"], Duration::from_secs(120));
+        outcome.and(down)?;
+    }
+    Ok(())
 }
 
-fn try_stack(stack: &Stack<'_>, work: &Path) -> Result<()> {
+/// A stack that the compose files describe.
+struct Kind {
+    name: &'static str,
+    files: &'static [&'static str],
+    /// The services that are brought up, with those that they depend on.
+    services: &'static [&'static str],
+    /// The services of which one container is killed.
+    killed: &'static [&'static str],
+}
+
+const SINGLE: Kind = Kind {
+    name: "one etcd and one NATS",
+    files: &["docker-compose.yml"],
+    services: &["load-balancer"],
+    killed: &["edge-gateway", "control-plane-1", "control-plane-2", "nats", "etcd", "load-balancer"],
+};
+
+const CLUSTER: Kind = Kind {
+    name: "three members of etcd and NATS each",
+    files: &["docker-compose.yml", "docker-compose.cluster.yml"],
+    // No service depends on the further members, because planes need a majority only.
+    services: &["etcd-2", "etcd-3", "nats-2", "nats-3", "load-balancer"],
+    killed: &["etcd", "etcd-2", "nats", "nats-3"],
+};
+
+fn try_stack(stack: &Stack<'_>, kind: &Kind, work: &Path) -> Result<()> {
     // A run that was broken off may have left its containers.
     stack.compose(&["down", "--volumes", "--timeout", "5"], Duration::from_secs(120))?;
     stack.secretly(&["run", "--rm", "--no-deps", "init"], Duration::from_secs(60))?;
     let begun = Instant::now();
     stack.scale(2)?;
-    println!("the stack is up after {:.1} s", begun.elapsed().as_secs_f64());
+    println!("{}: up after {:.1} s", kind.name, begun.elapsed().as_secs_f64());
     let load = Load::login(stack, work)?;
 
     let mut rows = Vec::new();
     rows.push(load.beside("nothing", || Ok(()))?);
     rows.push(load.beside("2 to 4 gateways", || stack.scale(4))?);
     rows.push(load.beside("4 to 2 gateways", || stack.scale(2))?);
-    for service in ["edge-gateway", "control-plane-1", "control-plane-2", "nats", "etcd", "load-balancer"] {
+    for service in kind.killed {
         rows.push(load.beside(&format!("{service} killed"), || kill_and_start(stack, service))?);
     }
     println!("{}", load::table(&rows));

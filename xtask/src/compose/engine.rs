@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::Kind;
 use crate::pair;
 use crate::run::root;
 
@@ -84,11 +85,11 @@ impl Engine {
         within(self.command(Path::new("docker")).args(arguments), most)
     }
 
-    /// The project of the compose file, whose clients connect to this port.
-    pub(super) fn stack(&self, port: u16) -> Result<Stack<'_>> {
+    /// The project of the compose files, whose clients connect to this port.
+    pub(super) fn stack<'a>(&'a self, kind: &'a Kind, port: u16) -> Result<Stack<'a>> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
         let files = limit.map_or(USUAL_FILES, |limit| limit.min(USUAL_FILES));
-        Ok(Stack { engine: self, port, files })
+        Ok(Stack { engine: self, kind, port, files })
     }
 }
 
@@ -109,9 +110,10 @@ impl Drop for Engine {
     }
 }
 
-/// The project of the compose file.
+/// The project of the compose files.
 pub(super) struct Stack<'a> {
     engine: &'a Engine,
+    kind: &'a Kind,
     port: u16,
     /// The files that a process may open here.
     files: u64,
@@ -139,6 +141,7 @@ impl Stack<'_> {
         let mut command = self.engine.command(&self.engine.compose);
         command
             .args(["-p", PROJECT])
+            .args(self.kind.files.iter().flat_map(|file| ["-f", file]))
             .args(arguments)
             .env("MUSTER_PORT_ON_HOST", self.port.to_string())
             .env("MUSTER_ADVERTISE", format!("127.0.0.1:{}", self.port))
@@ -152,7 +155,7 @@ impl Stack<'_> {
     pub(super) fn scale(&self, gateways: u32) -> Result<()> {
         let scale = format!("edge-gateway={gateways}");
         let up = ["up", "-d", "--wait", "--no-build", "--pull", "never", "--no-recreate", "--scale"];
-        self.compose(&[&up[..], &[&scale, "load-balancer"]].concat(), UP)
+        self.compose(&[&up[..], &[&scale], self.kind.services].concat(), UP)
     }
 
     /// The name of the first container of a service.
