@@ -192,3 +192,19 @@ fn lives_that_were_not_told_take_bounded_memory_and_are_forgotten_once_confirmed
     assert_eq!(confirmed(&mut merged), [last]);
     assert!(merged.is_settled(Revision::ZERO));
 }
+
+#[test]
+fn a_watcher_that_is_never_quite_caught_up_is_sent_bookmarks_up_to_the_first_life() {
+    let mut merged = Merged::default();
+    let mut told = Vec::new();
+    // At each bookmark, an instance has come and gone whose end the bookmark does not cover yet.
+    for turn in 1..5 {
+        merged.add(&push(10 * turn + 5, 0, Action::Create, (0, turn as u8)));
+        merged.add(&push(10 * turn + 12, 0, Action::Delete, (0, turn as u8)));
+        let covered = Revision::new(10 * turn + 8);
+        assert!(!merged.is_settled(covered));
+        told.extend(merged.bookmark(covered).map(Revision::get));
+        assert_eq!(merged.bookmark(covered), None, "nothing is told twice");
+    }
+    assert_eq!(told, [14, 24, 34, 44]);
+}
