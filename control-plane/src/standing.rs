@@ -12,14 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use host::admin::Condition;
-use shared::model::Revision;
+use shared::model::{Revision, Tenant};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::keys::ROOT;
 use crate::registry::alarm::{AlarmId, Alarms};
-use crate::store::rationed::{NEARLY_FULL, Ration};
+use crate::registry::own;
+use crate::store::rationed::{NEARLY_FULL, Ration, Users};
 use crate::store::{RangeRequest, Store, StoreError, StoreSpace};
 use crate::view::View;
 
@@ -173,8 +174,7 @@ impl Standing {
     }
 
     fn note_space(&self, before: Option<StoreSpace>, now: Option<StoreSpace>) -> Option<StoreSpace> {
-        let tenants = || Some(self.view.now().ok()?.tenants.keys().cloned().collect());
-        self.ration.set_space(now, tenants);
+        self.ration.set_space(now, || users(&self.view));
         let is_full = |space: Option<StoreSpace>| space.is_some_and(|space| space.full);
         if is_full(now) && !is_full(before) {
             warn!(
@@ -185,6 +185,18 @@ impl Standing {
         }
         now
     }
+}
+
+/// The tenants and the control planes that the registry has. `None` while it cannot be read.
+fn users(view: &View) -> Option<Users> {
+    let snapshot = view.now().ok()?;
+    let own = snapshot.tenants.get(&Tenant::default());
+    // In a rolling upgrade there are two versions of the registry's own service.
+    let nodes = own.into_iter().flat_map(|tenant| tenant.services.values());
+    let nodes =
+        nodes.filter(|node| node.service.as_ref().is_some_and(|record| record.service_name == own::NAME));
+    let writers = nodes.map(|node| node.instances.size() as u64).sum();
+    Some(Users { tenants: snapshot.tenants.keys().cloned().collect(), writers })
 }
 
 /// A sentence about the room that the store has left, for the readiness.

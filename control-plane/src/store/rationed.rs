@@ -34,10 +34,12 @@ use crate::keys::Key;
 pub(crate) const NEARLY_FULL: f64 = 0.8;
 /// The part of the quota at its end that is kept for the known tenants: a twentieth.
 const RESERVE_PART: u64 = 20;
-/// The bytes by which the store may grow for each one that this process writes. Two for a second control plane, because
-/// each counts only what it writes itself; and twice that for the pages and revisions of etcd, which take about as much
+/// The bytes by which the store may grow for each one that is written: pages and revisions of etcd take about as much
 /// again as small keys and values.
-const GROWTH: u64 = 4;
+const GROWTH: u64 = 2;
+/// The control planes that are assumed at least. One may start while the store is nearly full, and a restart has two for
+/// a while.
+const LEAST_WRITERS: u64 = 2;
 /// The part of the room before the reserve that one tenant may fill, until what it wrote is half forgotten.
 const TENANT_PART: u64 = 8;
 /// Bytes that are little: a tenant that wrote less can be forgotten.
@@ -65,8 +67,19 @@ struct RationState {
     /// The tenants that the registry had when the store became nearly full. `None` while it has room, and until the
     /// registry has been read.
     known: Option<HashSet<Tenant>>,
+    /// The control planes that there were then. Each counts only what it writes itself.
+    writers: u64,
     /// The bytes of all other tenants together.
     newcomers: Option<RecentBytes>,
+}
+
+/// Those that use the store when it becomes nearly full.
+#[derive(Clone, Debug)]
+pub(crate) struct Users {
+    /// The tenants that the registry has.
+    pub(crate) tenants: HashSet<Tenant>,
+    /// The control planes that are registered in it.
+    pub(crate) writers: u64,
 }
 
 /// The bytes that a tenant may write.
@@ -82,16 +95,18 @@ impl RationState {
     /// The bytes that a tenant may write. `None` while there is room for all.
     fn allowed(&self, is_newcomer: bool) -> Option<Allowed> {
         let space = self.space?;
+        // The bytes by which the store may grow for each one that this process writes.
+        let growth = GROWTH.saturating_mul(self.writers.max(LEAST_WRITERS));
         let with = |since: u64| StoreSpace { used: space.used.saturating_add(since), ..space };
         if with(self.since).share() < NEARLY_FULL {
             return None;
         }
-        let room = space.quota.saturating_sub(with(self.since.saturating_mul(GROWTH)).used);
+        let room = space.quota.saturating_sub(with(self.since.saturating_mul(growth)).used);
         let reserve = space.quota / RESERVE_PART;
         // The nearer the reserve, the less one tenant may write, so the store fills ever slower and small writers go on.
         let recent = room.saturating_sub(reserve) / TENANT_PART;
         let known = self.known.as_ref().map_or(0, |known| known.len()) as u64;
-        let part = reserve / GROWTH / known.max(TENANT_PART);
+        let part = reserve / growth / known.max(TENANT_PART);
         // Nobody draws on the reserve before the room in front of it is nearly gone.
         let draws = !is_newcomer && recent < part;
         Some(Allowed { recent, reserved: if draws { part } else { 0 } })
@@ -180,13 +195,9 @@ impl Ration {
         Self { state, refused }
     }
 
-    /// Notes how full the store is. `tenants` reads those that the registry has, and is called when the store has
-    /// become nearly full; `None` if they cannot be read yet.
-    pub(crate) fn set_space(
-        &self,
-        space: Option<StoreSpace>,
-        tenants: impl FnOnce() -> Option<HashSet<Tenant>>,
-    ) {
+    /// Notes how full the store is. `users` is called when the store has become nearly full; `None` if the registry
+    /// cannot be read yet.
+    pub(crate) fn set_space(&self, space: Option<StoreSpace>, users: impl FnOnce() -> Option<Users>) {
         let is_short = space.is_some_and(|space| space.share() >= NEARLY_FULL);
         let mut state = self.state.lock();
         state.space = space;
@@ -196,8 +207,10 @@ impl Ration {
             for recent in state.recent.values_mut() {
                 (recent.reserved, recent.refused) = (0, false);
             }
-        } else if state.known.is_none() {
-            state.known = tenants();
+        } else if state.known.is_none()
+            && let Some(Users { tenants, writers }) = users()
+        {
+            (state.known, state.writers) = (Some(tenants), writers);
         }
     }
 

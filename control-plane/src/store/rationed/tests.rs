@@ -19,8 +19,12 @@ fn ration(used: u64) -> Ration {
 
 /// So many bytes of 100 MiB are in use, and the registry has these tenants.
 fn fill(ration: &Ration, used: u64, tenants: &[&str]) {
-    let tenants = || Some(tenants.iter().map(|domain| Tenant::new(*domain, "default")).collect());
-    ration.set_space(Some(StoreSpace { used, quota: 100 * MIB, full: false }), tenants);
+    ration.set_space(Some(StoreSpace { used, quota: 100 * MIB, full: false }), || Some(users(tenants, 2)));
+}
+
+fn users(domains: &[&str], writers: u64) -> Users {
+    let tenants = domains.iter().map(|domain| Tenant::new(*domain, "default")).collect();
+    Users { tenants, writers }
 }
 
 fn write(domain: &str, bytes: usize) -> Txn {
@@ -150,7 +154,7 @@ fn prepared_tenants_do_not_fill_the_store_however_long_they_try() {
     let mut used = 80 * MIB;
     // An hour of two control planes. The store tells its room after each flood, and what was written counts less and less.
     for _ in 0..60 {
-        used += fill_with_prepared(&ration, used, now) * GROWTH / 2;
+        used += fill_with_prepared(&ration, used, now) * GROWTH;
         assert!(used < 100 * MIB, "{used} bytes");
         now += Duration::from_secs(60);
     }
@@ -158,6 +162,22 @@ fn prepared_tenants_do_not_fill_the_store_however_long_they_try() {
         admit(&ration[0], &write("quiet", 500), now).is_ok(),
         "{used} bytes, and its part is not touched"
     );
+}
+
+#[test]
+fn the_reserve_is_shared_among_as_many_control_planes_as_there_are() {
+    let now = Instant::now();
+    let meter = SdkMeterProvider::default().meter("test");
+    let admitted = |writers| {
+        let ration = Ration::new(&meter);
+        let space = StoreSpace { used: 96 * MIB, quota: 100 * MIB, full: false };
+        ration.set_space(Some(space), || Some(users(&["quiet"], writers)));
+        (0..4 * MIB / 1024).take_while(|_| admit(&ration, &write("quiet", 1024), now).is_ok()).count()
+    };
+    let of_two = admitted(2);
+    assert!(of_two > 50, "{of_two}");
+    assert_eq!(admitted(1), of_two, "a second one may come at any time");
+    assert!((of_two / 2 - 1..=of_two / 2).contains(&admitted(4)), "{} of {of_two}", admitted(4));
 }
 
 #[test]
@@ -177,8 +197,7 @@ fn a_registry_that_is_not_read_yet_has_no_newcomers() {
     let space = Some(StoreSpace { used: 97 * MIB, quota: 100 * MIB, full: false });
     ration.set_space(space, || None);
     assert!(admit(&ration, &write("first", 10), now).is_ok());
-    let tenants = HashSet::from([Tenant::new("first", "default")]);
-    ration.set_space(space, || Some(tenants));
+    ration.set_space(space, || Some(users(&["first"], 2)));
     assert!(admit(&ration, &write("first", 10), now).is_ok());
     assert!(admit(&ration, &write("second", 10), now).is_err());
     // There is room again.
@@ -264,7 +283,7 @@ async fn an_embedded_store_takes_what_makes_it_no_larger() {
     put("b", (QUOTA - 9_000 - 2 * key) as usize).await.expect("there is room");
     let space = store.space().await.expect("it tells").expect("it has a quota");
     assert_eq!((space.used, space.full), (QUOTA, true));
-    ration.set_space(Some(space), || Some(HashSet::from([Tenant::new("loud", "default")])));
+    ration.set_space(Some(space), || Some(users(&["loud"], 1)));
     put("a", 9_000).await.expect("as large as before");
     assert!(matches!(put("c", 1_000).await, Err(StoreError::Rationed)));
     assert!(
