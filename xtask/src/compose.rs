@@ -35,11 +35,14 @@ const TOOLS: [(&str, &str); 3] =
 /// The longest wait for a service that was killed.
 const RECOVERY: Duration = Duration::from_secs(120);
 
-/// Runs everything. Takes some 25 minutes, and more when nothing has been built yet.
+/// Tries the stacks of these names, `single` and `cluster`; both if none is named. Takes ten minutes each, and more when
+/// nothing has been built yet.
 ///
 /// # Errors
-/// When a tool is missing, the stack does not come up, or the load is answered wrongly.
-pub fn run_all() -> Result<()> {
+/// When a name is unknown, a tool is missing, a stack does not come up, or the load is answered wrongly.
+pub fn run_all(names: &[&str]) -> Result<()> {
+    let unknown = names.iter().find(|name| !KINDS.iter().any(|kind| kind.name == **name));
+    ensure!(unknown.is_none(), "`{}`: expected single or cluster", unknown.unwrap_or(&""));
     ensure!(rustix::process::geteuid().is_root(), "a container engine of its own needs the rights of root");
     servers::ensure_tools(&TOOLS)?;
     let programs = ["control-plane", "edge-gateway", "muster"];
@@ -51,7 +54,7 @@ pub fn run_all() -> Result<()> {
 
     let engine = Engine::start(&work)?;
     images::make(&engine, &work)?;
-    for kind in [&SINGLE, &CLUSTER] {
+    for kind in KINDS.iter().filter(|kind| names.is_empty() || names.contains(&kind.name)) {
         let stack = engine.stack(kind, free_port()?)?;
         let outcome = try_stack(&stack, kind, &work);
         // The volumes too: the next run begins with secrets of its own.
@@ -71,15 +74,17 @@ struct Kind {
     killed: &'static [&'static str],
 }
 
+const KINDS: [Kind; 2] = [SINGLE, CLUSTER];
+
 const SINGLE: Kind = Kind {
-    name: "one etcd and one NATS",
+    name: "single",
     files: &["docker-compose.yml"],
     services: &["load-balancer"],
     killed: &["edge-gateway", "control-plane-1", "control-plane-2", "nats", "etcd", "load-balancer"],
 };
 
 const CLUSTER: Kind = Kind {
-    name: "three members of etcd and NATS each",
+    name: "cluster",
     files: &["docker-compose.yml", "docker-compose.cluster.yml"],
     // No service depends on the further members, because planes need a majority only.
     services: &["etcd-2", "etcd-3", "nats-2", "nats-3", "load-balancer"],

@@ -21,8 +21,10 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask fuzz [TARGET ...] [--for TIME] [--jobs N]
                                    run fuzz targets (all) guided by coverage, each for a time (1m), N at once
                                    (1), and merge what they reach into fuzz/corpus (needs a C++ compiler)
-       cargo xtask compose         bring the compose file up on a container engine of its own, and disturb it
-                                   under load (needs Debian, root, Go and a network)
+       cargo xtask compose [single] [cluster]
+                                   bring the compose files up on a container engine of their own, with one or
+                                   three members of etcd and NATS, and disturb them under load (needs Debian,
+                                   root, Go and a network)
        cargo xtask sdks            drive both planes with the real Go and Java SDKs (needs Go, a JDK, Maven)
        cargo xtask oidc            let both planes follow a real OpenID Connect issuer (needs Node and npm)
        cargo xtask dns             ask for names with dnspython, Go and Java (needs Python, Go, a JDK and a network)
@@ -66,7 +68,7 @@ fn main() -> ExitCode {
         ["faults", "--times", times] => tests::faults(times),
         ["servers", ref arguments @ ..] => pair::Pair::parse(arguments).and_then(|pair| pair.test()),
         ["fuzz", ref arguments @ ..] => fuzz::Fuzz::parse(arguments).and_then(|fuzz| fuzz.run()),
-        ["compose"] => compose::run_all(),
+        ["compose", kinds @ ..] => compose::run_all(kinds),
         ["sdks"] => tests::sdks(),
         ["console", "build"] => console::build(),
         ["console", "check"] => console::check().and_then(|bundle| match bundle {
