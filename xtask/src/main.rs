@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         ["faults", "--times", times] => tests::faults(times),
         ["servers", ref arguments @ ..] => pair::Pair::parse(arguments).and_then(|pair| pair.test()),
         ["fuzz", ref arguments @ ..] => fuzz::Fuzz::parse(arguments).and_then(|fuzz| fuzz.run()),
-        ["compose", kinds @ ..] => compose::run_all(&kinds),
+        ["compose", ref kinds @ ..] => compose::run_all(kinds),
         ["sdks"] => tests::sdks(),
         ["console", "build"] => console::build(),
         ["console", "check"] => console::check().and_then(|bundle| match bundle {
