@@ -214,12 +214,42 @@ fn room(space: Option<StoreSpace>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shared::clock::Clock;
+
     use super::*;
+    use crate::store::KeyValue;
+    use crate::view::{self, History, Protection};
 
     const GRACE: Duration = Duration::from_secs(3);
 
     fn judgement() -> Judgement {
         Judgement { grace: GRACE, answered: None, ahead: None }
+    }
+
+    #[test]
+    fn control_planes_of_all_versions_are_counted() {
+        let (mut writer, view) = view::empty(History::new(10), Protection::default(), Clock::manual(1));
+        assert!(users(&view).is_none(), "nothing is read yet");
+        let mut items = Vec::new();
+        let mut put = |key: String, value: &str| {
+            let rev = Revision::new(items.len() as u64 + 1);
+            let value = value.as_bytes().to_vec().into();
+            items.push(KeyValue { key, value, create_rev: rev, mod_rev: rev, version: 1, lease: None });
+        };
+        for (id, name, nodes) in [("old", own::NAME, 2), ("new", own::NAME, 1), ("other", "order", 4)] {
+            let record = format!(r#"{{"serviceName":"{name}","appId":"default","version":"1.0.0"}}"#);
+            put(format!("/cse-sr/ms/files/default/default/{id}"), &record);
+            for node in 0..nodes {
+                put(format!("/cse-sr/inst/files/default/default/{id}/{node}"), r#"{"hostName":"h"}"#);
+            }
+        }
+        put(
+            "/cse-sr/ms/files/another/default/s".into(),
+            r#"{"serviceName":"SERVICECENTER","appId":"default"}"#,
+        );
+        writer.reset(items, Revision::new(20));
+        let users = users(&view).expect("read");
+        assert_eq!((users.writers, users.tenants.len()), (3, 2));
     }
 
     #[test]
