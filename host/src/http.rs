@@ -54,6 +54,7 @@ mod held;
 mod metrics;
 mod request;
 mod socket;
+mod sources;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -293,8 +294,13 @@ pub async fn serve_until<S>(
             Some(ended) = open.join_next() => report_panic(ended, name),
             (stream, peer, permit) = acceptor.next() => {
                 let activity = Arc::new(Activity::new(Instant::now()));
-                let task = open.spawn(connections.run(stream, peer, permit, activity.clone()));
-                acceptor.accepted(task, activity);
+                let counted = acceptor.count(peer);
+                let running = connections.run(stream, peer, permit, activity.clone());
+                let task = open.spawn(async move {
+                    let _counted = counted;
+                    running.await;
+                });
+                acceptor.accepted(task, activity, peer);
             }
         }
     }

@@ -2,11 +2,12 @@
 //!
 //! A client that opens connections and sends nothing must not keep others out, probes least of all. So when
 //! every connection is taken, the oldest one without a request is closed in favour of the client that waits, and so is one
-//! whose client does not send the body of its request.
+//! whose client does not send the body of its request. Connections of an address that has more than others have go first:
+//! under a flood, a probe's would be the oldest before its request is read.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tracing::{debug, error, warn};
 
 use super::activity::Activity;
 use super::metrics::ServerMetrics;
+use super::sources::{Counted, Sources};
 
 /// The pause between two looks for a connection that has no request any more.
 const LOOK: Duration = Duration::from_millis(100);
@@ -40,9 +42,17 @@ pub(super) struct Acceptor {
     /// The client that waits for a permit.
     next: Option<(TcpStream, SocketAddr)>,
     /// The connections in the order in which they are closed to make room, and some that have ended.
-    open: VecDeque<(AbortHandle, Arc<Activity>)>,
+    open: VecDeque<Open>,
+    sources: Sources,
     /// The length of `open` at which those that have ended are taken out.
     tidy_at: usize,
+}
+
+/// A connection that may be closed to make room.
+struct Open {
+    task: AbortHandle,
+    activity: Arc<Activity>,
+    peer: IpAddr,
 }
 
 impl Acceptor {
@@ -63,6 +73,7 @@ impl Acceptor {
             backoff: Backoff::new(Duration::from_millis(10), Duration::from_secs(1)),
             next: None,
             open: VecDeque::new(),
+            sources: Sources::default(),
             tidy_at: 64,
         }
     }
@@ -78,11 +89,16 @@ impl Acceptor {
         (stream, peer, permit)
     }
 
+    /// Counts a connection for its source. The task of the connection holds the count.
+    pub(super) fn count(&self, peer: SocketAddr) -> Counted {
+        self.sources.count(peer.ip())
+    }
+
     /// Notes the task of a connection, which may be closed while its `activity` shows no request.
-    pub(super) fn accepted(&mut self, task: AbortHandle, activity: Arc<Activity>) {
-        self.open.push_back((task, activity));
+    pub(super) fn accepted(&mut self, task: AbortHandle, activity: Arc<Activity>, peer: SocketAddr) {
+        self.open.push_back(Open { task, activity, peer: peer.ip() });
         if self.open.len() >= self.tidy_at {
-            self.open.retain(|(task, _)| !task.is_finished());
+            self.open.retain(|open| !open.task.is_finished());
             // Twice as many as there are, so that tidying costs little for each connection.
             self.tidy_at = (self.open.len() * 2).max(64);
         }
@@ -137,19 +153,28 @@ impl Acceptor {
         }
     }
 
-    /// Closes the oldest connection that has no request, if there is one.
+    /// Closes a connection that has no request, if there is one.
     fn make_room(&mut self) {
+        if !self.close_oldest(true) {
+            self.close_oldest(false);
+        }
+    }
+
+    /// Closes the oldest connection that has no request, of crowded sources or of all. False if there is none.
+    fn close_oldest(&mut self, of_crowded: bool) -> bool {
         for _ in 0..self.open.len() {
-            let Some((task, activity)) = self.open.pop_front() else { return };
-            if task.is_finished() {
+            let Some(open) = self.open.pop_front() else { return false };
+            if open.task.is_finished() {
                 continue;
             }
-            if activity.evict(Instant::now()) {
-                return task.abort();
+            if (!of_crowded || self.sources.is_crowded(open.peer)) && open.activity.evict(Instant::now()) {
+                open.task.abort();
+                return true;
             }
             // Behind the others: a busy connection would be looked at first each time otherwise.
-            self.open.push_back((task, activity));
+            self.open.push_back(open);
         }
+        false
     }
 }
 

@@ -182,6 +182,25 @@ async fn connections_without_a_request_make_room() {
 }
 
 #[tokio::test]
+async fn a_client_of_few_connections_keeps_its_own_under_a_flood() {
+    let limits = ServerLimits { connections: 8, ..ServerLimits::default() };
+    let server = start(hello(), limits).await;
+    // Its request comes after the flood, as that of a probe may on a busy machine.
+    let mut probe = server.connect().await;
+    let mut flood = Vec::new();
+    for _ in 0..40 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.2:0".parse().expect("an address")).expect("binds");
+        flood.push(socket.connect(server.address).await.expect("connects"));
+        // Until it is accepted: the flood must be there before the request.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read_to_end(&mut flood[0]).await, "", "the flood makes room for itself");
+    probe.write_all(GET_AND_CLOSE).await.expect("writes");
+    assert!(read_to_end(&mut probe).await.ends_with("hello"));
+}
+
+#[tokio::test]
 async fn clients_that_keep_their_answers_waiting_make_room() {
     let hour = Duration::from_secs(3600);
     let limits = ServerLimits { connections: 4, body_timeout: hour, ..ServerLimits::default() };
