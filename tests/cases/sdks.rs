@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::sync::Barrier;
 
 use crate::key_files::{KeyFiles, ROOT_PASSWORD};
 
@@ -24,6 +25,8 @@ const ACCOUNT: &str = "sdk";
 const PASSWORD: &str = "Complicated_password2";
 /// The oldest version of the Java client that is still common, and the newest that is published.
 const JAVA: [&str; 2] = ["2.8.21", "2.8.30"];
+/// Applications of each version during a rolling restart.
+const APPLICATIONS: usize = 4;
 
 fn plan() -> Plan {
     World::with().planes(2).gateways(2)
@@ -73,32 +76,65 @@ async fn the_java_client_works_with_access_control() {
     }
 }
 
+/// Drains three gateways in turn, each time the one that holds all watches. The one before is back by then.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a JDK and Maven; run by cargo xtask sdks"]
-async fn the_java_client_follows_a_rolling_restart() {
-    for version in JAVA {
-        rolling_restart(version).await;
-    }
-}
-
-/// Drains three gateways in turn, each time the one that holds the watch. The one before is back by then.
-async fn rolling_restart(version: &str) {
+async fn applications_of_the_java_client_follow_a_rolling_restart() {
     let world = World::with().planes(2).gateways(3).start().await;
     let address = balancer(&world).await;
-    let mut program = java_program(version, address);
-    program.env("DRAINS", world.gateways.len().to_string());
-    let round = AtomicUsize::new(0);
-    drive(program, async |wish| {
+    let client = world.client(0);
+    let provider = client.service("order").await;
+    client.instance(&provider, "i").await;
+    let mut applications = Vec::new();
+    for version in JAVA {
+        compile_java(version).await;
+        for index in 0..APPLICATIONS {
+            let mut program = program("service-center-client", &["java", "-cp", &java_classes(version)]);
+            program.arg("muster.Drains").env("CONSUMER", format!("java-{version}-{index}"));
+            program.env("REGISTRY", address.to_string()).env("PROVIDER", "order");
+            program.env("DRAINS", world.gateways.len().to_string());
+            applications.push(program);
+        }
+    }
+    let restart = Restart { drained: AtomicUsize::new(0), barrier: Barrier::new(applications.len()) };
+    let follows = applications.into_iter().map(|application| {
+        drive(application, async |wish| {
+            // One of the applications has its wish fulfilled for all.
+            if restart.barrier.wait().await.is_leader() {
+                match wish.strip_prefix("set the instance ") {
+                    Some(status) => set_status(&world, &provider, status).await,
+                    None => restart.drain_next(&world, wish).await,
+                }
+            }
+            restart.barrier.wait().await;
+        })
+    });
+    futures_util::future::join_all(follows).await;
+}
+
+/// A rolling restart under applications that go on together.
+struct Restart {
+    drained: AtomicUsize,
+    barrier: Barrier,
+}
+
+impl Restart {
+    async fn drain_next(&self, world: &World, wish: &str) {
         assert_eq!(wish, "drain the gateway in use");
-        let round = round.fetch_add(1, Ordering::Relaxed);
+        let round = self.drained.fetch_add(1, Ordering::Relaxed);
         if let Some(before) = round.checked_sub(1) {
             let before = &world.gateways[before];
             before.process.start();
             before.ready().await;
         }
         assert_eq!(world.gateways[round].process.terminate().await, Some(0), "a drain ends well");
-    })
-    .await;
+    }
+}
+
+async fn set_status(world: &World, service: &str, status: &str) {
+    let plane = Client::new(world.control_planes[0].api);
+    let path = format!("/microservices/{service}/instances/i/status?value={status}");
+    plane.call("PUT", &path, "", &Value::Null).await.ok();
 }
 
 /// A balancer of TCP connections before the gateways. It asks them whether they are ready, as such balancers
@@ -145,6 +181,19 @@ fn java_program(version: &str, address: SocketAddr) -> Command {
     let version = format!("-Dclient={version}");
     let address = format!("-Dexec.args={address}");
     program("service-center-client", &["mvn", "-q", "-B", "compile", "exec:java", &version, &address])
+}
+
+/// Compiles the programs of the Java client in this version, and puts the libraries beside them.
+async fn compile_java(version: &str) {
+    let version = format!("-Dclient={version}");
+    let mut maven = program("service-center-client", &["mvn", "-q", "-B", "compile", &version]);
+    maven.args(["dependency:copy-dependencies"]);
+    drive(maven, async |wish| panic!("an unknown wish: {wish}")).await;
+}
+
+/// What the programs of this version are loaded from.
+fn java_classes(version: &str) -> String {
+    format!("target/{version}/classes:target/{version}/dependency/*")
 }
 
 /// A world with access control, in which the account of the SDKs is known at every gateway.

@@ -37,7 +37,7 @@ import org.java_websocket.handshake.ServerHandshake;
  * Drives a registry through the Java client of java-chassis and spring-cloud-huawei as an application would: its
  * registration task registers the consumer, and its discovery asks only when its watch has been pushed something.
  * In: the registry's address (HOST:PORT), and with access control an account in ACCOUNT and its password in PASSWORD.
- * Out: a line per step, and exit code 1 at the first that differs. DRAINS is the number of gateways to be drained at the end.
+ * Out: a line per step, and exit code 1 at the first that differs.
  * A line "ASK CHANGE" asks the caller for a change of the registry, which a line on the standard input confirms.
  */
 public final class Check {
@@ -46,7 +46,6 @@ public final class Check {
 
   private final BlockingQueue<List<MicroserviceInstance>> changes = new LinkedBlockingQueue<>();
   private final BlockingQueue<Long> opened = new LinkedBlockingQueue<>();
-  private volatile long ended;
   private final BufferedReader answers = new BufferedReader(new InputStreamReader(System.in));
   private final BlockingQueue<Boolean> registered = new LinkedBlockingQueue<>();
 
@@ -120,12 +119,6 @@ public final class Check {
             super.onOpen(handshake);
             opened.add(System.nanoTime());
           }
-
-          @Override
-          public void onError(Exception error) {
-            ended = System.nanoTime();
-            super.onError(error);
-          }
         };
     watch.startWatch("default", consumer.getServiceId());
     ok("the watch opens", opened.poll(PATIENCE_SECONDS, TimeUnit.SECONDS) != null);
@@ -135,30 +128,7 @@ public final class Check {
       renewal(Version.addresses(address, bus), plain, open, account, providerId);
       replacedKey(client, tokens, providerId);
     }
-    if (System.getenv("DRAINS") != null) {
-      drains(client, providerId, Integer.parseInt(System.getenv("DRAINS")));
-    }
     watch.stop();
-  }
-
-  /** The gateway that holds the watch is drained, and then the one to which the watch went. */
-  private void drains(ServiceCenterClient client, String providerId, int times) throws Exception {
-    String id = client.registerMicroserviceInstance(instance(providerId)).getInstanceId();
-    until("an instance is pushed", found -> found.size() == 1);
-    MicroserviceInstanceStatus status = MicroserviceInstanceStatus.UP;
-    for (int round = 0; round < times; round++) {
-      ask("drain the gateway in use");
-      Long again = opened.poll(PATIENCE_SECONDS, TimeUnit.SECONDS);
-      ok("the watch is opened again", again != null);
-      System.out.println("       after " + TimeUnit.NANOSECONDS.toMillis(again - ended) + " ms");
-      boolean up = status == MicroserviceInstanceStatus.UP;
-      MicroserviceInstanceStatus next = up ? MicroserviceInstanceStatus.DOWN : MicroserviceInstanceStatus.UP;
-      client.updateMicroserviceInstanceStatus(providerId, id, next);
-      until("and pushed to", now -> now.size() == 1 && now.get(0).getStatus() == next);
-      status = next;
-    }
-    ok("once for each drain", opened.isEmpty());
-    client.deleteMicroserviceInstance(providerId, id);
   }
 
   private void closed(ServiceCenterClient open, String account) {
