@@ -11,11 +11,13 @@
 //! | [`bus`] | NATS and the ways to it |
 //! | [`store`] | etcd and the ways to it |
 //! | [`edge`] | what is behind the answers of gateways |
+//! | [`hostile`] | nothing: delays and failures beside hostile clients |
 //! | [`slow`] | those who do not read |
 //! | [`rolling`] | gateways in turn, under thousands |
 
 mod bus;
 mod edge;
+mod hostile;
 mod planes;
 mod rolling;
 mod slow;

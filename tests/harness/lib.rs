@@ -13,6 +13,7 @@
 //! | [`readers`] | readers of the dialects, whose answers the oracle judges |
 //! | [`load`] | random writers, bursts, and readers that check replies |
 //! | [`hostile`] | clients that mean harm |
+//! | [`probes`] | what orchestrators and Prometheus ask admin ports |
 //! | [`certificates`] | a short-lived authority and its certificates |
 //! | `reason` | the message of a failed test, repeated below the logs |
 //! | [`eventually()`] | waiting for a condition, never for a time |
@@ -33,6 +34,7 @@ pub mod load;
 pub mod nats;
 pub mod oracle;
 pub mod port;
+pub mod probes;
 pub mod process;
 pub mod prometheus;
 pub mod readers;

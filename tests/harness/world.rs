@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 
 use host::telemetry::scrape::Scrape;
+use tempfile::TempDir;
 
 use crate::{Client, Etcd, Link, Nats, Process, Watcher, eventually, port};
 
@@ -19,6 +20,8 @@ pub struct World {
     pub control_planes: Vec<Node>,
     /// The gateways, each of which knows all control planes.
     pub gateways: Vec<Node>,
+    /// The key of the messages on the bus, in a world that signs them. Programs that restart read it again.
+    _key: Option<TempDir>,
 }
 
 /// One of our programs, with its addresses.
@@ -45,6 +48,7 @@ pub struct Plan {
     gateways: usize,
     linked: bool,
     dns: bool,
+    signed: bool,
     plane_flags: Vec<(String, String)>,
     gateway_flags: Vec<(String, String)>,
     environment: Vec<(String, String)>,
@@ -74,6 +78,12 @@ impl Plan {
     /// Lets every gateway answer DNS.
     pub fn dns(mut self) -> Self {
         self.dns = true;
+        self
+    }
+
+    /// Lets all processes sign their messages on the bus, and drop those that are not signed.
+    pub fn signed(mut self) -> Self {
+        self.signed = true;
         self
     }
 
@@ -111,7 +121,18 @@ impl Plan {
     ///
     /// # Panics
     /// When a program is missing, or is not ready within the deadline.
-    pub async fn start(self) -> World {
+    pub async fn start(mut self) -> World {
+        let key = self.signed.then(|| {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let file = directory.path().join("keys");
+            // As random as a test needs it: another world's messages are not genuine here.
+            let key = format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..));
+            std::fs::write(&file, key).expect("a writable directory");
+            let flag = ("--nats-signing-keys".to_owned(), file.display().to_string());
+            self.plane_flags.push(flag.clone());
+            self.gateway_flags.push(flag);
+            directory
+        });
         let etcd_arguments: Vec<&str> = self.etcd_arguments.iter().map(String::as_str).collect();
         let (etcd, nats) = tokio::join!(
             Etcd::start_with(&etcd_arguments),
@@ -126,7 +147,7 @@ impl Plan {
         for _ in 0..self.gateways {
             gateways.push(self.gateway(&nats, &urls.join(",")).await);
         }
-        let world = World { etcd, nats, control_planes, gateways };
+        let world = World { etcd, nats, control_planes, gateways, _key: key };
         // All start before any is waited for: they must come up in whatever order the machine runs them.
         for node in world.nodes() {
             node.process.start();
@@ -210,6 +231,7 @@ impl World {
             gateways: 1,
             linked: false,
             dns: false,
+            signed: false,
             plane_flags: Vec::new(),
             gateway_flags: Vec::new(),
             environment: Vec::new(),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::hostile::Hostile;
+use harness::hostile::{Hostile, Victim};
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Oracle, WatchPlan, Way};
 use harness::{Process, Watcher, World};
@@ -54,6 +54,7 @@ async fn main() -> Result<()> {
         .planes(2)
         .gateways(2)
         .linked()
+        .signed()
         .plane_flag("--registry-history", &HISTORY.to_string())
         .plane_flag("--registry-timeline", &TIMELINE.to_string())
         .start()
@@ -63,7 +64,12 @@ async fn main() -> Result<()> {
     let (field, mut burst) = people(&world, &mut oracle, &gateways).await?;
     let consumers: Vec<String> = field.anchored.iter().map(|(consumer, _)| consumer.clone()).collect();
 
-    let hostile = Hostile::at(&gateways);
+    let victim = Victim {
+        provider: field.providers[0].0.clone(),
+        consumer: consumers[0].clone(),
+        consumer_name: "consumer-0".to_owned(),
+    };
+    let hostile = Hostile::beside(&world, &victim);
     let load = Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE);
     let visits = Arc::new(AtomicU64::new(0));
     let mut visitors = JoinSet::new();

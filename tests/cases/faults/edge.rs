@@ -121,7 +121,8 @@ async fn gateways_answer_while_everything_behind_them_is_lost() {
         node.process.kill();
     }
     stage.world.etcd.kill();
-    let until = Instant::now() + Duration::from_secs(if long() { 600 } else { 10 });
+    let outage = if long() { 600 } else { 10 };
+    let until = Instant::now() + Duration::from_secs(outage);
     let mut marked = 0;
     while Instant::now() < until {
         for gateway in &stage.world.gateways {
@@ -160,8 +161,8 @@ async fn gateways_answer_while_everything_behind_them_is_lost() {
     living.ended(&stage.world, &silent).await;
     living.all_live(&silent);
     // Control planes that start list the store, so changes of the last moment may arrive as one.
-    let fault = "control planes and etcd lost, gateways alone";
-    stage.end(fault, over, Holes::Merged).await;
+    let fault = format!("both control planes and etcd killed for {outage} s, finds and heartbeats answered");
+    stage.end(&fault, over, Holes::Merged).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +194,13 @@ async fn instances_that_die_while_a_way_of_the_bus_is_cut_end_once() {
         }
     }
     lasts(1.0).await;
-    stage.end("ways of the bus cut while instances die", over, Holes::Lost).await;
+    stage
+        .end(
+            "ways between bus and publisher, and bus and gateway, cut while instances die",
+            over,
+            Holes::Lost,
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,5 +229,5 @@ async fn ends_at_which_the_publisher_is_killed_are_told_once() {
         living.all_live(&silent);
     }
     lasts(1.0).await;
-    stage.end("publisher killed at an expiry", over, Holes::Lost).await;
+    stage.end("publisher killed at the end of ten instances, four times", over, Holes::Lost).await;
 }

@@ -41,7 +41,7 @@ async fn a_watcher_that_stops_reading_delays_nobody() {
     let over = Instant::now();
     stalling(&stage).for_each(|witness| witness.read(true));
     let merged = stage.of_gateways("muster_edge_merging_watchers_total", "").await;
-    let (verdict, stage) = stage.end("watchers that stop reading", over, Holes::Merged).await;
+    let (verdict, stage) = stage.end("watchers that stop reading and go on", over, Holes::Merged).await;
     assert!(merged > 0.0, "they were slow enough to be merged");
     assert_eq!(verdict.reconnects, 0, "nobody was closed");
     let others = readers(&stage).filter(|witness| witness.plan.services.contains(&stage.providers[0]));
@@ -115,17 +115,28 @@ fn readers(stage: &Stage) -> impl Iterator<Item = &Witness> {
 
 /// The delays between stamp and frame of those that read, for stamps after `from`: half of them, 99 of 100,
 /// and the worst.
-pub(super) fn latency(stage: &Stage, from: Instant) -> [Duration; 3] {
+fn latency(stage: &Stage, from: Instant) -> [Duration; 3] {
+    summary(delays(stage, from, Instant::now()))
+}
+
+/// The delays between stamp and frame of those that read, for stamps of this time.
+pub(super) fn delays(stage: &Stage, from: Instant, to: Instant) -> Vec<Duration> {
     let mut delays: Vec<Duration> = Vec::new();
     for witness in readers(stage) {
         witness.look(|record| {
             for sight in record.segments.iter().flat_map(|segment| &segment.sights) {
-                if let Some(given) = stage.oracle.ledger.given(sight.stamp).filter(|given| *given >= from) {
+                let given = stage.oracle.ledger.given(sight.stamp);
+                if let Some(given) = given.filter(|given| (from..to).contains(given)) {
                     delays.push(sight.at.saturating_duration_since(given));
                 }
             }
         });
     }
+    delays
+}
+
+/// Half of these delays, 99 of 100, and the worst.
+pub(super) fn summary(mut delays: Vec<Duration>) -> [Duration; 3] {
     delays.sort();
     [delays[delays.len() / 2], delays[delays.len() * 99 / 100], delays[delays.len() - 1]]
 }
@@ -188,6 +199,6 @@ async fn a_thousand_that_stop_reading_cost_bounded_memory() {
     // By distinct instances, of which there are thirteen: a copy of each for each of them would be 17 MiB.
     assert!(after < full + 16.0, "memory grows with changes: {full} to {after} MiB");
     let over = Instant::now();
-    let (verdict, _) = stage.end("a thousand that stop reading", over, Holes::Merged).await;
+    let (verdict, _) = stage.end("a thousand more watchers that stop reading", over, Holes::Merged).await;
     assert_eq!(verdict.reconnects, 0);
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use harness::hostile::Hostile;
+use harness::hostile::{Hostile, Victim};
 use harness::load::{Burst, Field, Load, register, seed};
 use harness::oracle::{Holes, Oracle, Verdict, WatchPlan, Way};
 use harness::readers::{ReadPlan, Readers};
@@ -40,6 +40,7 @@ pub(super) struct Stage {
     load: Option<Load>,
     /// Clients that mean harm, beside the honest ones of every case.
     hostile: Option<Hostile>,
+    victim: Victim,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -58,7 +59,7 @@ impl Stage {
     pub(super) async fn set_with(plan: Plan, stalls: Option<u32>) -> Self {
         let turn = TURN.lock().await;
         let seed = seed();
-        let world = plan.planes(2).gateways(2).linked().dns().start().await;
+        let world = plan.planes(2).gateways(2).linked().signed().dns().start().await;
         let mut oracle = Oracle::on(world.etcd.endpoint()).await;
         let gateways: Vec<SocketAddr> = world.gateways.iter().map(|node| node.api).collect();
         let client = world.client(0);
@@ -146,7 +147,12 @@ impl Stage {
             fixed: (0..FIXED).map(|n| format!("fixed-{n:02}")).collect(),
             gateways: world.gateways.iter().filter_map(|node| Some((node.api, node.dns?))).collect(),
         });
-        let hostile = Some(Hostile::at(&gateways));
+        let victim = Victim {
+            provider: providers[0].clone(),
+            consumer: anchored[0].0.clone(),
+            consumer_name: "consumer-0".to_owned(),
+        };
+        let hostile = Some(Hostile::beside(&world, &victim));
         let field = Field {
             gateways,
             providers: providers.iter().cloned().enumerate().map(|(n, id)| (id, provider(n))).collect(),
@@ -155,7 +161,7 @@ impl Stage {
             fickle: "fickle".into(),
         };
         let load = Some(Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE));
-        Self { world, oracle, burst, providers, readers, load, hostile, _turn: turn }
+        Self { world, oracle, burst, providers, readers, load, hostile, victim, _turn: turn }
     }
 
     /// Changes each fixed instance `rounds` times.
@@ -188,8 +194,7 @@ impl Stage {
 
     /// Starts the hostile clients again.
     pub(super) fn start_hostile(&mut self) {
-        let gateways: Vec<SocketAddr> = self.world.gateways.iter().map(|node| node.api).collect();
-        self.hostile = Some(Hostile::at(&gateways));
+        self.hostile = Some(Hostile::beside(&self.world, &self.victim));
     }
 
     /// The requests of honest clients that have failed so far.

@@ -48,7 +48,7 @@ async fn the_difference_across_a_compaction_is_told() {
         node.process.line(&["the registry was listed", "again=true"], 0).await;
     }
     stage.rounds(3).await;
-    stage.end("etcd compacted while control planes were cut off", over, Holes::Merged).await;
+    stage.end("etcd compacted while both control planes were cut off", over, Holes::Merged).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,5 +120,5 @@ async fn an_etcd_without_space_refuses_writes_and_loses_nothing() {
     let over = Instant::now();
     stage.rounds(3).await;
     lasts(1.0).await;
-    stage.end("etcd without space", over, Holes::Lost).await;
+    stage.end("etcd out of space for 4 s, then disarmed", over, Holes::Lost).await;
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{Ledger, STAMP};
 use crate::eventually;
+use crate::hostile::TENANT;
 
 /// The prefix of all instances in etcd.
 pub const INSTANCES: &str = "/cse-sr/inst/files/";
@@ -180,10 +181,14 @@ async fn watch(
     Ok(())
 }
 
-/// `/cse-sr/inst/files/{domain}/{project}/{service}/{instance}`.
+/// `/cse-sr/inst/files/{domain}/{project}/{service}/{instance}`. What hostile clients write is none of the witnesses'.
 fn key_of(ledger: &Ledger, key: &[u8]) -> Option<(u32, Arc<str>)> {
     let rest = std::str::from_utf8(key).ok()?.strip_prefix(INSTANCES)?;
-    let mut parts = rest.splitn(4, '/').skip(2);
+    let mut parts = rest.splitn(4, '/');
+    if parts.next()?.starts_with(TENANT) {
+        return None;
+    }
+    let mut parts = parts.skip(1);
     let service = parts.next()?;
     let instance = parts.next()?;
     Some((ledger.key(service, instance), service.into()))
