@@ -37,6 +37,7 @@ mod outage;
 mod overrides;
 mod processes;
 mod prometheus;
+mod proxies;
 mod push;
 mod registering;
 mod reported_beats;

@@ -31,6 +31,8 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask prometheus      let a Prometheus 3, built from its module, discover (needs Go and a network)
        cargo xtask xds             drive gateways over xDS with Envoy, and gRPC in four languages (needs Python, Go,
                                    Node and npm, a JDK, Maven)
+       cargo xtask proxies         run HAProxy, nginx and Envoy with the settings of docs/proxies.md (needs Debian or
+                                   haproxy and nginx, Python and a network)
        cargo xtask drain           drain instances under 5 000 watchers and a gateway that is killed
        cargo xtask rolling [--times N] [--usual-polls] [go] [java]
                                    restart a provider N times (5) with a drain, and N times without, under callers
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         ["console", ref parts @ ..] => console::smoke(parts),
         ["oidc"] => tests::oidc(),
         ["xds"] => tests::xds(),
+        ["proxies"] => tests::proxies(),
         ["switch"] => tests::switch(),
         ["drain"] => tests::drain(),
         ["rolling", "--times", times, ref sdks @ ..] => tests::rolling(times, sdks),

