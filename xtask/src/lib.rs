@@ -8,6 +8,7 @@
 //! | [`tests`], [`mod@bench`] | tests and measurements, with the programs and servers that they start |
 //! | [`console`] | the bundle of the console against its sources, and its pages in a browser |
 //! | [`codegen`] | Rust code from the `.proto` files |
+//! | [`faults`] | rounds of all fault cases, and one table of their verdicts |
 //! | [`compose`] | the compose file on a container engine of its own, disturbed under load |
 //! | [`fuzz`] | long runs of the fuzz targets, guided by coverage |
 //! | [`pair`] | other versions of etcd and NATS, and the tests on them |
@@ -19,6 +20,7 @@ pub mod ci;
 pub mod codegen;
 pub mod compose;
 pub mod console;
+pub mod faults;
 pub mod fuzz;
 pub mod licences;
 pub mod pair;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{advisories, bench, ci, codegen, compose, console, fuzz, licences, pair, rooms, tests};
+use xtask::{advisories, bench, ci, codegen, compose, console, faults, fuzz, licences, pair, rooms, tests};
 
 const USAGE: &str = "\
 usage: cargo xtask ci              run all checks that a change must pass before it is merged
@@ -11,8 +11,9 @@ usage: cargo xtask ci              run all checks that a change must pass before
        cargo xtask conformance [--server URL]
                                    hold a server (without URL: muster standalone) to the contract of the
                                    registry API
-       cargo xtask faults [--times N]
-                                   break every part of a system under load, N times in a row
+       cargo xtask faults [--times N] [--release]
+                                   break every part of a system under load, N times in a row (with optimised
+                                   programs), and print one table of all verdicts
        cargo xtask soak [--minutes N]
                                    open and close watches for N minutes (3); nothing may be lost or grow
        cargo xtask servers [--etcd VERSION] [--nats VERSION] [FILTER]
@@ -66,8 +67,7 @@ fn main() -> ExitCode {
         ["test", filter] => tests::test(Some(filter)),
         ["conformance"] => tests::conformance(None),
         ["conformance", "--server", url] => tests::conformance(Some(url)),
-        ["faults"] => tests::faults("1"),
-        ["faults", "--times", times] => tests::faults(times),
+        ["faults", ref arguments @ ..] => faults::Faults::parse(arguments).and_then(|faults| faults.run()),
         ["servers", ref arguments @ ..] => pair::Pair::parse(arguments).and_then(|pair| pair.test()),
         ["fuzz", ref arguments @ ..] => fuzz::Fuzz::parse(arguments).and_then(|fuzz| fuzz.run()),
         ["compose", ref kinds @ ..] => compose::run_all(kinds),

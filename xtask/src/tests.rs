@@ -55,17 +55,6 @@ pub fn on_path(path: &OsStr, chore: &[&str]) -> Result<()> {
     run(Command::new(program).args(chore).env("PATH", path).current_dir(root()))
 }
 
-/// Runs the fault cases `times` times in a row, one at a time, and shows the line that each prints. Stops at
-/// the first failure. `MUSTER_TEST_LONG` adds the long variants.
-///
-/// # Errors
-/// When something is missing, does not build, or fails.
-pub fn faults(times: &str) -> Result<()> {
-    let times: u32 = times.parse().context("--times takes a number")?;
-    prepare()?;
-    (0..times).try_for_each(|_| set_apart("faults::"))
-}
-
 /// Drives both planes with the SDKs that applications use.
 ///
 /// # Errors
@@ -210,13 +199,13 @@ fn npm(folder: &str) -> Result<()> {
 /// Runs the cases of a dialect with real clients, for a limited time.
 fn dialect(filter: &str) -> Result<()> {
     prepare_dialect()?;
-    run_within(&mut cases(filter), CASES)
+    run_within(&mut cases(&[], filter), CASES)
 }
 
 /// Builds everything that the cases of a dialect need, so that their time is their own.
 fn prepare_dialect() -> Result<()> {
     servers::ensure_installed()?;
-    run_within(&mut programs(), BUILD)?;
+    run_within(&mut programs(&[]), BUILD)?;
     run_within(cargo(&TEST_CASES).arg("--no-run"), BUILD)
 }
 
@@ -256,7 +245,7 @@ pub fn rolling(times: &str, arguments: &[&str]) -> Result<()> {
     let unknown = sdks.iter().find(|sdk| !["go", "java"].contains(*sdk));
     ensure!(unknown.is_none(), "there are callers of go and java, not of {}", unknown.unwrap_or(&""));
     prepare()?;
-    let mut cases = cases("rolling_calls::");
+    let mut cases = cases(&[], "rolling_calls::");
     cases.env("MUSTER_TEST_RESTARTS", restarts.to_string());
     if !sdks.is_empty() {
         cases.env("MUSTER_TEST_SDKS", sdks.join(" "));
@@ -269,14 +258,15 @@ pub fn rolling(times: &str, arguments: &[&str]) -> Result<()> {
 
 /// Runs cases that ordinary test runs leave out, one at a time, and shows what they print.
 fn set_apart(filter: &str) -> Result<()> {
-    run(&mut cases(filter))
+    run(&mut cases(&[], filter))
 }
 
-fn cases(filter: &str) -> Command {
+/// The cases of this filter that are set apart, built with these further options.
+pub(crate) fn cases(profile: &[&str], filter: &str) -> Command {
     // One at a time: many cases stop processes and time the recovery, and a second case beside them would
     // take the cores that the first one needs.
     let mut cases = cargo(&TEST_CASES);
-    cases.args([filter, "--", "--ignored", "--nocapture", "--test-threads", "1"]);
+    cases.args(profile).args([filter, "--", "--ignored", "--nocapture", "--test-threads", "1"]);
     cases
 }
 
@@ -291,13 +281,19 @@ pub fn soak(minutes: &str) -> Result<()> {
 }
 
 pub(crate) fn prepare() -> Result<()> {
-    servers::ensure_installed()?;
-    run(&mut programs())
+    prepare_with(&[])
 }
 
-/// The building of our programs.
-fn programs() -> Command {
+/// Installs the servers, and builds our programs with these further options.
+pub(crate) fn prepare_with(profile: &[&str]) -> Result<()> {
+    servers::ensure_installed()?;
+    run(&mut programs(profile))
+}
+
+/// The building of our programs, with these further options.
+fn programs(profile: &[&str]) -> Command {
     let mut build = cargo(&["build", "--locked", "--bins"]);
+    build.args(profile);
     PROGRAMS.iter().for_each(|program| _ = build.args(["--package", program]));
     build
 }

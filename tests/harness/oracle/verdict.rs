@@ -1,8 +1,10 @@
 //! The oracle over all witnesses: waits until they have been told everything, then judges.
 
 use std::fmt::{self, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::check::{Findings, Holes, Terms, check};
@@ -15,6 +17,9 @@ const AT_ONCE: usize = 32;
 const STORIES: usize = 4;
 /// The interval at which the oracle looks for missing receipts.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// The variable with the name of a file, to which every verdict is added as a line of JSON.
+const VERDICTS: &str = "MUSTER_TEST_VERDICTS";
 
 /// The truth and those who watch.
 pub struct Oracle {
@@ -185,15 +190,33 @@ impl Verdict {
         }
     }
 
-    /// Prints one line and asserts that nothing was lost, repeated, reordered or invented.
+    /// Prints one line, adds it to the file of verdicts if there is one, and asserts that nothing was lost,
+    /// repeated, reordered or invented.
     ///
     /// # Panics
-    /// When something was.
+    /// When something was, or the file cannot be written.
     pub fn hold(&self, fault: &str) {
         println!("{fault}: {self}");
+        if let Some(file) = std::env::var_os(VERDICTS) {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(file);
+            let line = format!("{}\n", self.json(fault));
+            file.and_then(|mut file| file.write_all(line.as_bytes()))
+                .expect("the file of verdicts is writable");
+        }
         let words = [self.all.words.join("\n"), self.stories.join("\n")].join("\n");
         assert!(self.all.is_clean(), "{fault}: {self}\n{words}");
         assert!(self.all.delivered > 0, "{fault}: nobody was told anything");
+    }
+
+    /// The figures of a row in the table of faults; times in milliseconds.
+    fn json(&self, fault: &str) -> Value {
+        let Findings { delivered, merged, lost, repeated, reordered, invented, claimed, .. } = &self.all;
+        let [p50, max, told] = [self.p50, self.worst, self.told].map(|time| time.as_millis() as u64);
+        json!({
+            "fault": fault, "events": self.events, "delivered": delivered, "merged": merged,
+            "lost": lost + repeated + reordered + invented + claimed, "resumed": self.resumed,
+            "p50": p50, "max": max, "told": told,
+        })
     }
 }
 
