@@ -8,6 +8,7 @@
 //! | room | holds |
 //! | --- | --- |
 //! | `trick` | the tricks: where each is played, and by how many clients |
+//! | `site` | what they can reach, and what is counted of them |
 //! | `visit` | one turn of one client: its connections, its requests, what it notes |
 //! | `bodies`, `heads`, `http2` | requests that are too large, have no end, are ambiguous, or whose answers nobody reads |
 //! | `watches` | watches of what does not exist, and frames that are none |
@@ -16,7 +17,6 @@
 //! | `admin` | pages of other sites and idle connections at admin ports |
 //! | `bus` | messages on the bus that no process of the site has sent |
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,47 +29,17 @@ mod bodies;
 mod bus;
 mod heads;
 mod http2;
+mod site;
 mod tenants;
 mod toggles;
 mod trick;
 mod visit;
 mod watches;
 
+use site::{Site, Tally};
 use trick::Trick;
 
-/// The beginning of the domains of all of them.
-pub const TENANT: &str = "hostile";
-
-/// An honest consumer and its provider, of the application `shop`, which some of the tricks are about.
-#[derive(Clone, Debug)]
-pub struct Victim {
-    /// The id of the provider.
-    pub provider: String,
-    /// The id of the consumer.
-    pub consumer: String,
-    /// The name of the consumer.
-    pub consumer_name: String,
-}
-
-/// What hostile clients can reach.
-#[derive(Clone, Debug)]
-struct Site {
-    gateways: Vec<SocketAddr>,
-    control_planes: Vec<SocketAddr>,
-    admin: Vec<SocketAddr>,
-    bus: SocketAddr,
-    victim: Victim,
-}
-
-/// What hostile clients did, and what they must never have.
-#[derive(Debug, Default)]
-struct Tally {
-    attempts: [AtomicU64; Trick::ALL.len()],
-    /// Changes of a large instance that were written.
-    toggled: AtomicU64,
-    /// Answers that show another tenant's instances, or that obey a page of another site.
-    had: AtomicU64,
-}
+pub use site::{TENANT, Victim};
 
 /// Hostile clients at work. Dropped without [`Hostile::stop`] they end at once.
 pub struct Hostile {
@@ -90,7 +60,7 @@ impl Hostile {
             bus: world.nats.endpoint().parse().expect("an address"),
             victim: victim.clone(),
         });
-        let tally = Arc::new(Tally::default());
+        let tally = Arc::new(Tally::of(Trick::ALL.len()));
         let mut tasks = JoinSet::new();
         for trick in Trick::ALL {
             for target in trick.targets(&site) {

@@ -7,8 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt as _;
 
-use super::trick::ATTEMPT;
-use super::visit::{Visit, hold_for};
+use super::visit::{ATTEMPT, Visit, hold_for};
 
 /// Idle connections. An admin port has 256.
 const IDLE: usize = 300;

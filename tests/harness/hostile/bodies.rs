@@ -5,8 +5,7 @@ use std::sync::LazyLock;
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::trick::ATTEMPT;
-use super::visit::{Visit, hold, hold_for, post, request};
+use super::visit::{ATTEMPT, Visit, hold, hold_for, post, request};
 
 /// Heartbeats in one request.
 const HEARTBEATS: usize = 20_000;

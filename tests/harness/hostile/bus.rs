@@ -14,7 +14,7 @@ use shared::subject;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::Victim;
+use super::site::Victim;
 use super::visit::{Visit, hold_for};
 
 /// A revision that no store here reaches.

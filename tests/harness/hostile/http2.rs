@@ -7,8 +7,7 @@ use std::io;
 use tokio::io::AsyncWriteExt as _;
 
 use super::toggles::register;
-use super::trick::ATTEMPT;
-use super::visit::Visit;
+use super::visit::{ATTEMPT, Visit};
 
 /// Streams of one connection.
 const STREAMS: u32 = 200;

@@ -9,8 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::trick::ATTEMPT;
-use super::visit::{Visit, hold_for, request_in};
+use super::visit::{ATTEMPT, Visit, hold_for, request_in};
 
 /// A domain of its own: in that of the others it would wait for its turn behind them.
 const DOMAIN: &str = "hostile-writer";

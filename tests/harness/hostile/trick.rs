@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::visit::Visit;
-use super::{Site, Tally, admin, bodies, bus, heads, http2, tenants, toggles, watches};
+use super::site::{Site, Tally};
+use super::visit::{ATTEMPT, Visit};
+use super::{admin, bodies, bus, heads, http2, tenants, toggles, watches};
 
-/// The longest time that one attempt lasts.
-pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
 /// The pause between two attempts of one client.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -101,7 +100,7 @@ impl Trick {
 
     /// Plays the trick again and again.
     pub(super) async fn repeat(self, target: SocketAddr, site: Arc<Site>, tally: Arc<Tally>) {
-        let visit = Visit { trick: self, target, site, tally };
+        let visit = Visit { trick: self as usize, target, site, tally };
         loop {
             // A process may be down, or close the connection, in the middle of any of this.
             _ = timeout(ATTEMPT, self.play(&visit)).await;

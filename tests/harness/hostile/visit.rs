@@ -10,11 +10,12 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::trick::Trick;
-use super::{Site, TENANT, Tally};
+use super::site::{Site, TENANT, Tally};
 
 /// The address that all of them share. It is another one than that of the honest clients.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// The longest time that one attempt lasts.
+pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
 /// The time for which an attempt holds on to what it has got.
 pub(super) const HOLD: Duration = Duration::from_millis(500);
 /// The bytes of an answer that are looked at.
@@ -22,7 +23,8 @@ const LOOKED_AT: usize = 64 << 10;
 
 /// The target of a client, and where it notes what it did.
 pub(super) struct Visit {
-    pub(super) trick: Trick,
+    /// The number of its trick.
+    pub(super) trick: usize,
     pub(super) target: SocketAddr,
     pub(super) site: Arc<Site>,
     pub(super) tally: Arc<Tally>,
@@ -34,7 +36,7 @@ impl Visit {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from((ADDRESS, 0)))?;
         let stream = socket.connect(self.target).await?;
-        self.tally.attempts[self.trick as usize].fetch_add(1, Ordering::Relaxed);
+        self.tally.attempts[self.trick].fetch_add(1, Ordering::Relaxed);
         Ok(stream)
     }
 
