@@ -18,7 +18,6 @@ const SHARED_FROM: usize = 16 * 1024;
 pub struct Pieces {
     pieces: VecDeque<Bytes>,
     bytes: usize,
-    own: usize,
 }
 
 impl Pieces {
@@ -29,14 +28,9 @@ impl Pieces {
         all.into()
     }
 
-    /// The bytes that no other answer has.
-    pub fn own_bytes(&self) -> usize {
-        self.own
-    }
-
-    fn push_own(&mut self, text: Vec<u8>) {
-        self.own += text.len();
-        self.push(text.into());
+    /// The pieces in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.pieces.iter()
     }
 
     fn push(&mut self, piece: Bytes) {
@@ -95,13 +89,13 @@ impl PiecesWriter {
         if bytes.len() < SHARED_FROM {
             return self.extend(bytes);
         }
-        self.done.push_own(std::mem::take(&mut self.text));
+        self.done.push(std::mem::take(&mut self.text).into());
         self.done.push(bytes.clone());
     }
 
     /// The body.
     pub(crate) fn finish(mut self) -> Pieces {
-        self.done.push_own(self.text);
+        self.done.push(self.text.into());
         self.done
     }
 }
@@ -134,7 +128,7 @@ mod tests {
         assert_eq!(body.size_hint().exact(), Some(3 * (SHARED_FROM as u64 + 6)));
         let own: usize =
             body.pieces.iter().filter(|piece| piece.as_ptr() != large.as_ptr()).map(Bytes::len).sum();
-        assert_eq!((own, body.pieces.len(), body.own_bytes()), (18, 7, 18));
+        assert_eq!((own, body.pieces.len()), (18, 7));
         let expected = [b"[", &large[..], b"small"].concat().repeat(3);
         assert_eq!(body.joined(), expected);
     }

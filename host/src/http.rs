@@ -60,7 +60,7 @@ mod stream;
 mod tests;
 
 pub use body::{BodyError, RequestBody, is_late};
-pub use held::OwnBytes;
+pub use held::HeldBytes;
 pub use metrics::ServerMetrics;
 pub use request::{REQUEST_ID, request_id, with_request_id};
 pub use socket::{ConnectionPermit, SendBuffer, Socket, take_socket};

@@ -9,7 +9,7 @@ use answer::batch::{MOST_ELEMENTS, Refusal, TooLarge};
 use answer::resolution::FOUND;
 use axum::body::Body;
 use axum::extract::State;
-use host::http::OwnBytes;
+use host::http::HeldBytes;
 
 use super::call::{Call, at_most};
 use super::failure::Failure;
@@ -59,9 +59,9 @@ async fn act(State(api): State<Api>, call: Call) -> Reply {
     let resolutions = find_each(&api, &caller, queries, &mut answer).await?;
     get_each(&api, &caller, ids, &mut answer).await?;
     let body = answer.body();
-    let own = OwnBytes(body.own_bytes());
+    let held = HeldBytes::of_all(body.iter());
     let mut response = reply::raw_json(Body::new(body));
-    response.extensions_mut().insert(own);
+    response.extensions_mut().insert(held);
     // Empty unless a gateway asks for them.
     if let Some(header) = Resolution::encode_batch(resolutions.iter().map(Option::as_ref)) {
         response.headers_mut().insert(FOUND, header);

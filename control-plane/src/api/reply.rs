@@ -7,7 +7,7 @@ use answer::{Resolution, beats};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use host::http::OwnBytes;
+use host::http::HeldBytes;
 use http::{HeaderValue, header};
 use serde::{Serialize, Serializer};
 use shared::model::Revision;
@@ -55,9 +55,9 @@ pub(super) fn raw_json(body: impl Into<Body>) -> Response {
 
 /// 200 with text that is JSON already, and that somebody may keep for other answers.
 fn kept_json(body: Bytes) -> Response {
-    let own = OwnBytes::of(&body);
+    let held = HeldBytes::of(&body);
     let mut response = raw_json(body);
-    response.extensions_mut().insert(own);
+    response.extensions_mut().insert(held);
     response
 }
 

@@ -28,7 +28,8 @@ pub(crate) struct Merged {
     /// In the order of their revisions. None overlaps another.
     lives: VecDeque<Life>,
     next: u64,
-    /// The highest revision of a bookmark that the watcher was sent, or left out before it was merging.
+    /// The highest revision that a bookmark or a push has confirmed to the watcher, or that was left out before it was
+    /// merging. Nothing lower is confirmed afterwards.
     told: Revision,
 }
 
@@ -106,15 +107,16 @@ impl Merged {
     }
 
     /// The latest revision that the pushes which are pending now may confirm. Looks at each of them.
-    pub(crate) fn limit(&mut self) -> Revision {
+    pub(crate) fn limit(&self) -> Revision {
         let first = self.order.values().map(|pending| pending.first).min().unwrap_or_default();
-        let limit = first.previous();
-        // A push that confirms nothing says nothing about the others.
-        let claims = self.order.values().map(Pending::claim).filter(|claim| *claim > Revision::ZERO);
-        let least = claims.fold(limit, Revision::min);
-        // Nothing less is confirmed from now on, except for the beginning of a later life.
-        self.lives.retain(|life| life.last > least);
-        limit
+        first.previous()
+    }
+
+    /// Notes that a revision was confirmed to the watcher.
+    fn confirm(&mut self, rev: Revision) {
+        self.told = self.told.max(rev);
+        // Only what was confirmed: pushes of a group that is behind confirm nothing, and its bookmarks are lower than theirs.
+        self.lives.retain(|life| life.last > self.told);
     }
 
     /// True when nothing is pending, and a bookmark of revision `confirmed` has covered the end of each life. Only
@@ -133,7 +135,7 @@ impl Merged {
         let rev = life.map_or(confirmed, |life| life.first.previous());
         let is_due = self.order.is_empty() && rev > self.told;
         is_due.then(|| {
-            self.told = rev;
+            self.confirm(rev);
             rev
         })
     }
@@ -145,6 +147,7 @@ impl Merged {
         let claim = pending.claim().min(limit);
         let life = self.lives.iter().find(|life| life.first <= claim && claim < life.last);
         let confirmed = life.map_or(claim, |life| life.first.previous());
+        self.confirm(confirmed);
         let Pending { push, action, .. } = pending;
         self.places.remove(&(push.topic, push.instance.instance_id.clone()));
         Some((push, action, confirmed))

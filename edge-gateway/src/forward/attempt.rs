@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use host::http::OwnBytes;
+use host::http::HeldBytes;
 use host::lane;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
@@ -95,7 +95,7 @@ impl ReplicaSet {
                 self.note_answer(replica);
                 let mut answer = answer.map(Body::new);
                 // Its body comes as the client reads it. The control plane counts what waits there.
-                answer.extensions_mut().insert(OwnBytes(0));
+                answer.extensions_mut().insert(HeldBytes::none());
                 Ok(answer)
             }
             Ok(Err(error)) if let Some(fault) = upload.fault() => {

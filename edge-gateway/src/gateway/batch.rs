@@ -9,7 +9,7 @@ use answer::is_current;
 use answer::resolution::ASK;
 use axum::body::Body;
 use follow::read::Proof;
-use host::http::OwnBytes;
+use host::http::HeldBytes;
 use host::telemetry::trace::{self, SpanKind};
 use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
@@ -138,9 +138,9 @@ impl GatewayParts {
     async fn written_out(&self, reply: BatchReply, reader: Reader) -> Result<Response<Body>, Response<Body>> {
         if !reader.accepts_gzip {
             let body = reply.body();
-            let own = OwnBytes(body.own_bytes());
+            let held = HeldBytes::of_all(body.iter());
             let mut answer = answer::reply::json(Body::new(body));
-            answer.extensions_mut().insert(own);
+            answer.extensions_mut().insert(held);
             return Ok(finished_as_it_is(answer, &reader));
         }
         let write =

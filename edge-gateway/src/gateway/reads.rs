@@ -17,7 +17,7 @@ use bytes::Bytes;
 use follow::read::{Changes, Proof};
 use host::audit::{Decision, Record};
 use host::fairness::{self, Wait};
-use host::http::OwnBytes;
+use host::http::HeldBytes;
 use host::telemetry::trace::{self, SpanKind};
 use http::{HeaderValue, Request, Response};
 use opentelemetry::KeyValue;
@@ -379,9 +379,9 @@ pub(super) fn finished(
 
 /// An answer that counts among those which wait for their clients, unless somebody keeps its bytes anyway.
 pub(super) fn body_of(answer: Response<Bytes>) -> Response<Body> {
-    let own = OwnBytes::of(answer.body());
+    let held = HeldBytes::of(answer.body());
     let mut answer = answer.map(Body::from);
-    answer.extensions_mut().insert(own);
+    answer.extensions_mut().insert(held);
     answer
 }
 

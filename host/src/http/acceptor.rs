@@ -155,19 +155,22 @@ impl Acceptor {
 
     /// Closes a connection that has no request, if there is one.
     fn make_room(&mut self) {
-        if !self.close_oldest(true) {
-            self.close_oldest(false);
+        // Within each of both kinds of sources, those without a request go before those whose body is late.
+        for (of_crowded, idle_only) in [(true, true), (true, false), (false, true), (false, false)] {
+            if self.close_oldest(of_crowded, idle_only) {
+                return;
+            }
         }
     }
 
     /// Closes the oldest connection that has no request, of crowded sources or of all. False if there is none.
-    fn close_oldest(&mut self, of_crowded: bool) -> bool {
+    fn close_oldest(&mut self, of_crowded: bool, idle_only: bool) -> bool {
         for _ in 0..self.open.len() {
             let Some(open) = self.open.pop_front() else { return false };
             if open.task.is_finished() {
                 continue;
             }
-            if (!of_crowded || self.sources.is_crowded(open.peer)) && open.activity.evict(Instant::now()) {
+            if (!of_crowded || self.sources.is_crowded(open.peer)) && open.activity.evict(Instant::now(), idle_only) {
                 open.task.abort();
                 return true;
             }

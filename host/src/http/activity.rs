@@ -18,6 +18,9 @@ use super::ServerLimits;
 /// that come with their heads, or right after, never wait as long.
 const BODY_GRACE: Duration = Duration::from_secs(1);
 
+/// The time for which a socket must have taken nothing before its connection may be ended with one of its streams.
+const STALL: Duration = Duration::from_secs(1);
+
 /// The state of one connection, shared by its socket, its requests and its timer.
 #[derive(Debug)]
 pub(super) struct Activity {
@@ -32,10 +35,10 @@ struct ActivityState {
     http2: Option<bool>,
     /// The connection was closed to make room for another one.
     evicted: bool,
-    /// So many of the running requests go on as soon as their client has sent more of its body.
-    waiting: usize,
-    /// The latest beginning of such a wait.
-    waits_since: Instant,
+    /// The running requests that go on as soon as their client has sent more of its body: since when each waits.
+    waits: Vec<Instant>,
+    /// The time since which the socket takes nothing; `None` while it does.
+    stalled: Option<Instant>,
     /// The answer that is being written. Only HTTP/1 writes one after another.
     answer: Answer,
     /// The connection must end, to make room for the answers of others.
@@ -72,14 +75,24 @@ pub(super) enum Overdue {
     Head,
 }
 
+impl ActivityState {
+    /// Begins a request, or a further part of one.
+    fn add(&mut self) {
+        self.phase = match self.phase {
+            Phase::Serving(n) => Phase::Serving(n + 1),
+            Phase::Idle(_) | Phase::Reading(_) => Phase::Serving(1),
+        };
+    }
+}
+
 impl Activity {
     pub(super) fn new(now: Instant) -> Self {
         let state = ActivityState {
             phase: Phase::Idle(now),
             http2: None,
             evicted: false,
-            waiting: 0,
-            waits_since: now,
+            waits: Vec::new(),
+            stalled: None,
             answer: Answer { number: 0, is_endless: true },
             is_given_up: false,
             lines: Lines::default(),
@@ -139,10 +152,7 @@ impl Activity {
     pub(super) fn begin(&self) -> bool {
         let mut state = self.state.lock();
         let is_strict = !std::mem::take(&mut state.lines).is_bare;
-        state.phase = match state.phase {
-            Phase::Serving(n) => Phase::Serving(n + 1),
-            Phase::Idle(_) | Phase::Reading(_) => Phase::Serving(1),
-        };
+        state.add();
         is_strict
     }
 
@@ -158,24 +168,34 @@ impl Activity {
     /// Marks the connection as closed to make room; false while it has a request that must be answered. A client that
     /// keeps its request waiting for longer than [`BODY_GRACE`], because it does not send the body that it has
     /// announced, loses its place.
-    pub(super) fn evict(&self, now: Instant) -> bool {
+    pub(super) fn evict(&self, now: Instant, idle_only: bool) -> bool {
         let mut state = self.state.lock();
         state.evicted = match state.phase {
             Phase::Idle(_) | Phase::Reading(_) => true,
+            // The oldest wait counts, because a client on HTTP/2 may begin a new one at any time.
             Phase::Serving(running) => {
-                state.waiting >= running && now.saturating_duration_since(state.waits_since) >= BODY_GRACE
+                let is_late = |since: &Instant| now.saturating_duration_since(*since) >= BODY_GRACE;
+                !idle_only && state.waits.len() >= running && state.waits.iter().any(is_late)
             }
         };
         state.evicted
     }
 
+    /// Notes since when the socket takes nothing; `None` while it takes bytes.
+    pub(super) fn note_stall(&self, since: Option<Instant>) {
+        self.state.lock().stalled = since;
+    }
+
+    /// True if the socket has taken nothing for a while.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.state.lock().stalled.is_some_and(|since| now.saturating_duration_since(since) >= STALL)
+    }
+
     /// Counts a request as waiting for its client's body until the guard is dropped. `since` is the time of the first
     /// wait for that body.
     pub(super) fn wait(self: &Arc<Self>, since: Instant) -> Waiting {
-        let mut state = self.state.lock();
-        state.waiting += 1;
-        state.waits_since = state.waits_since.max(since);
-        Waiting(self.clone())
+        self.state.lock().waits.push(since);
+        Waiting { activity: self.clone(), since }
     }
 
     /// True if the connection has shown that it speaks HTTP/2.
@@ -234,12 +254,17 @@ impl Lines {
 
 /// A request that waits for the rest of its client's body.
 #[derive(Debug)]
-pub(super) struct Waiting(Arc<Activity>);
+pub(super) struct Waiting {
+    activity: Arc<Activity>,
+    since: Instant,
+}
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.waiting = state.waiting.saturating_sub(1);
+        let mut state = self.activity.state.lock();
+        if let Some(place) = state.waits.iter().position(|since| *since == self.since) {
+            state.waits.swap_remove(place);
+        }
     }
 }
 
@@ -252,6 +277,12 @@ impl Running {
     pub(super) fn begin(activity: Arc<Activity>) -> (Self, bool) {
         let is_strict = activity.begin();
         (Self(activity), is_strict)
+    }
+
+    /// A second part of the same request, which runs until both are dropped.
+    pub(super) fn again(&self) -> Self {
+        self.0.state.lock().add();
+        Self(self.0.clone())
     }
 
     /// The connection of the request.
@@ -285,6 +316,23 @@ mod tests {
         activity.received(b"G", first);
         activity.received(b"ET /", first + Duration::from_secs(5));
         assert_eq!(activity.deadline(&limits), Some((first + limits.header_timeout, Overdue::Head)));
+    }
+
+    #[test]
+    fn the_oldest_wait_for_a_body_counts() {
+        let start = Instant::now();
+        let activity = Arc::new(Activity::new(start));
+        activity.begin();
+        let _first = activity.wait(start);
+        assert!(!activity.evict(start + BODY_GRACE / 2, false));
+        activity.begin();
+        let later = start + BODY_GRACE;
+        assert!(!activity.evict(later, false), "one of them is worked on");
+        let second = activity.wait(later);
+        assert!(!activity.evict(later, true), "there may be others without a request");
+        assert!(activity.evict(later, false));
+        drop(second);
+        assert!(!activity.evict(later, false));
     }
 
     #[test]

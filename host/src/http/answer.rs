@@ -25,7 +25,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::activity::Running;
-use super::held::{COUNTED_FROM, HeldAnswers, Hold, Holder, OwnBytes, held_frame};
+use super::held::{COUNTED_FROM, HeldAnswers, HeldBytes, Hold, Holder, held_frame};
 
 /// The largest piece of an answer on HTTP/2: one frame, unless the peer allows larger ones.
 const PIECE: usize = 16 * 1024;
@@ -149,7 +149,6 @@ pub(super) struct AnswerBody {
     stream: Option<Unread>,
     /// `None` if the answer does not count.
     hold: Option<Arc<Hold>>,
-    #[expect(dead_code, reason = "held for its drop")]
     running: Running,
 }
 
@@ -157,20 +156,21 @@ impl AnswerBody {
     /// The answer with a body that counts among those of `held`. Must be called in the task of the request's stream.
     pub(super) fn of(answer: Response<Body>, running: Running, held: &Arc<HeldAnswers>) -> Response<Self> {
         let length = answer.body().size_hint().exact();
-        let own = answer.extensions().get::<OwnBytes>().map(|own| own.0);
-        let own =
-            own.unwrap_or_else(|| length.map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX)));
+        let held_bytes = answer.extensions().get::<HeldBytes>().cloned();
+        let all = || length.map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        let held_bytes = held_bytes.unwrap_or_else(|| HeldBytes::own(all()));
         let stream = STREAM.try_with(Unread::clone).ok();
         match &stream {
             Some(stream) => stream.0.is_endless.store(length.is_none(), Ordering::Relaxed),
             None => running.activity().answer_begins(length.is_none()),
         }
-        let hold = (own >= COUNTED_FROM).then(|| {
+        let hold = held_bytes.counts().then(|| {
+            let connection = running.activity().clone();
             let holder = match &stream {
-                Some(stream) => Holder::Stream(stream.clone()),
-                None => Holder::Connection(running.activity().clone()),
+                Some(stream) => Holder::Stream(stream.clone(), connection),
+                None => Holder::Connection(connection),
             };
-            held.hold(own, holder)
+            held.hold(held_bytes, holder)
         });
         answer.map(|body| Self { body, rest: Bytes::new(), stream, hold, running })
     }
@@ -178,8 +178,14 @@ impl AnswerBody {
     /// The next frame on HTTP/1. Hyper takes a frame as a whole and writes it later, when this body may be gone.
     fn next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let Some(hold) = &self.hold else { return polled };
-        polled.map_ok(|frame| frame.map_data(|data| held_frame(data, hold)))
+        polled.map_ok(|frame| {
+            frame.map_data(|data| {
+                if data.len() < COUNTED_FROM {
+                    return data;
+                }
+                held_frame(data, self.hold.clone(), self.running.again())
+            })
+        })
     }
 
     fn next_piece(&mut self) -> Bytes {
@@ -188,7 +194,9 @@ impl AnswerBody {
             length if self.body.is_end_stream() => length - 1,
             length => length,
         };
-        self.rest.split_to(room.min(PIECE).min(self.rest.len()))
+        // A copy: what is queued for a peer that takes nothing outlives this stream, and a slice would keep all of the
+        // answer for as long.
+        Bytes::copy_from_slice(&self.rest.split_to(room.min(PIECE).min(self.rest.len())))
     }
 }
 

@@ -36,6 +36,9 @@ use crate::lane::Lane;
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
 
+/// Bytes of each HTTP/2 stream that may be queued for its connection: a few frames.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// The parts that all connections of a listener share.
 pub(super) struct Connections<S> {
     service: S,
@@ -85,6 +88,8 @@ where
             .keep_alive_interval(limits.http2_ping)
             .keep_alive_timeout(limits.write_timeout)
             .max_concurrent_streams(limits.http2_streams)
+            // Hyper's own is 400 KiB for each stream, which a peer can fill that opens its windows and reads nothing.
+            .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
         Self { service, builder: Arc::new(builder), listener, tasks, stop }
     }
@@ -312,8 +317,13 @@ where
                     connection.as_mut().graceful_shutdown();
                     // HTTP/2 announces the end and waits for the peer to close. That wait has a
                     // bound as well.
-                    let _ = tokio::time::timeout(limits.write_timeout, connection).await;
-                    return Ended::Idle;
+                    let shutdown = tokio::time::timeout(limits.write_timeout, connection);
+                    tokio::select! {
+                        biased;
+                        () = tasks.abort().cancelled() => return Ended::Aborted,
+                        () = activity.given_up() => return Ended::Evicted,
+                        _ = shutdown => return Ended::Idle,
+                    }
                 }
                 (Overdue::Idle, Some(ending)) => return ending,
             },

@@ -1,28 +1,68 @@
 //! A bound for the bytes of answers that wait for their clients, over all connections of a listener.
 //!
-//! In: each answer whose bytes nobody else needs. Out: the end of those that have been on their way longest, when all
+//! In: the memory that each answer holds. Out: the end of those that have been on their way longest, when all
 //! of them together hold more than the bound. Clients that read are done in moments, so the oldest answers are those of
 //! clients that do not. Refusing new answers instead would let such clients keep everybody else from theirs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::activity::Activity;
+use super::activity::{Activity, Running};
 use super::answer::Unread;
 use super::metrics::{ServerMetrics, Slow};
 
-/// The bytes of an answer's body that were made for this answer alone: an extension of the answer. Zero for bodies that
-/// are kept anyway or come from elsewhere as they are read. Without it, all bytes of a body whose length is known count.
-#[derive(Clone, Copy, Debug)]
-pub struct OwnBytes(pub usize);
+/// The memory that the body of an answer holds: an extension of the answer. Without it, all bytes of a body whose length is
+/// known count as made for this answer alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldBytes {
+    /// Bytes of this answer alone.
+    own: usize,
+    /// Buffers that other answers may have, too: address and length. Each counts once, however many answers have it. It
+    /// counts also while the one who made it keeps it, because that may end before this answer does.
+    shared: Vec<(usize, usize)>,
+}
 
-impl OwnBytes {
-    /// All of these bytes, or none if somebody else has them, too.
+impl HeldBytes {
+    /// Nothing: the body comes from elsewhere as it is read.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The whole body, which others may have, too.
     pub fn of(body: &Bytes) -> Self {
-        Self(if body.is_unique() { body.len() } else { 0 })
+        Self::of_all([body])
+    }
+
+    /// A body of several pieces, each of which others may have, too.
+    pub fn of_all<'a>(pieces: impl IntoIterator<Item = &'a Bytes>) -> Self {
+        let mut held = Self::default();
+        for piece in pieces {
+            if piece.len() < COUNTED_FROM {
+                held.own += piece.len();
+            } else {
+                held.shared.push((piece.as_ptr().addr(), piece.len()));
+            }
+        }
+        held
+    }
+
+    /// The number of bytes.
+    pub fn bytes(&self) -> usize {
+        self.own + self.shared.iter().map(|(_, length)| length).sum::<usize>()
+    }
+
+    /// So many bytes of the answer alone.
+    pub(super) fn own(bytes: usize) -> Self {
+        Self { own: bytes, shared: Vec::new() }
+    }
+
+    /// True if it is worth counting.
+    pub(super) fn counts(&self) -> bool {
+        self.own >= COUNTED_FROM || !self.shared.is_empty()
     }
 }
 
@@ -44,14 +84,42 @@ struct State {
     /// The number of the next answer.
     next: u64,
     /// By their numbers, so the oldest comes first.
-    answers: BTreeMap<u64, (usize, Holder)>,
+    answers: BTreeMap<u64, (HeldBytes, Holder)>,
+    /// The length of each shared buffer, and the number of answers that have it.
+    shared: HashMap<usize, (usize, usize)>,
+}
+
+impl State {
+    fn add(&mut self, held: &HeldBytes) {
+        self.bytes += held.own;
+        for (address, length) in &held.shared {
+            let (_, answers) = self.shared.entry(*address).or_insert((*length, 0));
+            *answers += 1;
+            if *answers == 1 {
+                self.bytes += length;
+            }
+        }
+    }
+
+    fn remove(&mut self, held: &HeldBytes) {
+        self.bytes = self.bytes.saturating_sub(held.own);
+        for (address, _) in &held.shared {
+            let Some((length, answers)) = self.shared.get_mut(address) else { continue };
+            *answers -= 1;
+            if *answers == 0 {
+                self.bytes = self.bytes.saturating_sub(*length);
+                self.shared.remove(address);
+            }
+        }
+    }
 }
 
 /// The part of a connection that ends when its answer must go.
 #[derive(Clone, Debug)]
 pub(super) enum Holder {
-    /// The stream, on HTTP/2.
-    Stream(Unread),
+    /// The stream, on HTTP/2, and its connection, which ends as well if it takes nothing: pieces that are queued for it are
+    /// freed in no other way.
+    Stream(Unread, Arc<Activity>),
     /// The whole connection, on HTTP/1.
     Connection(Arc<Activity>),
 }
@@ -59,7 +127,12 @@ pub(super) enum Holder {
 impl Holder {
     fn end(self) {
         match self {
-            Self::Stream(stream) => stream.give_up(),
+            Self::Stream(stream, connection) => {
+                stream.give_up();
+                if connection.is_stalled(Instant::now()) {
+                    connection.give_up();
+                }
+            }
             Self::Connection(activity) => activity.give_up(),
         }
     }
@@ -72,23 +145,23 @@ impl HeldAnswers {
 
     /// Counts an answer until the hold and all its clones are dropped, and ends older ones if there are too many bytes.
     /// An answer that exceeds the bound by itself is alone then.
-    pub(super) fn hold(self: &Arc<Self>, bytes: usize, holder: Holder) -> Arc<Hold> {
+    pub(super) fn hold(self: &Arc<Self>, held: HeldBytes, holder: Holder) -> Arc<Hold> {
         let mut state = self.state.lock();
+        let before = state.bytes;
+        state.add(&held);
         let mut ended = Vec::new();
-        while state.bytes.saturating_add(bytes) > self.limit
+        while state.bytes > self.limit
             && let Some((_, (freed, oldest))) = state.answers.pop_first()
         {
-            state.bytes -= freed;
-            ended.push((freed, oldest));
+            state.remove(&freed);
+            ended.push(oldest);
         }
         let number = state.next;
         state.next += 1;
-        state.bytes += bytes;
-        state.answers.insert(number, (bytes, holder));
+        state.answers.insert(number, (held, holder));
+        self.metrics.held(before, state.bytes);
         drop(state);
-        self.metrics.held(bytes, true);
-        for (freed, oldest) in ended {
-            self.metrics.held(freed, false);
+        for oldest in ended {
             self.metrics.slow(Slow::Memory);
             oldest.end();
         }
@@ -98,10 +171,10 @@ impl HeldAnswers {
     fn release(&self, number: u64) {
         let mut state = self.state.lock();
         // It is gone already if it was ended to make room.
-        let Some((bytes, _)) = state.answers.remove(&number) else { return };
-        state.bytes -= bytes;
-        drop(state);
-        self.metrics.held(bytes, false);
+        let Some((held, _)) = state.answers.remove(&number) else { return };
+        let before = state.bytes;
+        state.remove(&held);
+        self.metrics.held(before, state.bytes);
     }
 }
 
@@ -118,21 +191,26 @@ impl Drop for Hold {
     }
 }
 
-/// A frame of an answer, which counts for as long as anybody has a part of it.
-pub(super) fn held_frame(data: Bytes, hold: &Arc<Hold>) -> Bytes {
-    struct HeldFrame(Bytes, #[expect(dead_code, reason = "held for its drop")] Arc<Hold>);
+/// A frame of an answer on HTTP/1. As long as anybody has a part of it, the answer counts and its request is running: hyper
+/// drops the body when it has taken the last frame, of which it may not have written a byte.
+pub(super) fn held_frame(data: Bytes, hold: Option<Arc<Hold>>, running: Running) -> Bytes {
+    struct HeldFrame {
+        data: Bytes,
+        #[expect(dead_code, reason = "held for its drop")]
+        hold: Option<Arc<Hold>>,
+        #[expect(dead_code, reason = "held for its drop")]
+        running: Running,
+    }
     impl AsRef<[u8]> for HeldFrame {
         fn as_ref(&self) -> &[u8] {
-            &self.0
+            &self.data
         }
     }
-    Bytes::from_owner(HeldFrame(data, hold.clone()))
+    Bytes::from_owner(HeldFrame { data, hold, running })
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     fn connection() -> Arc<Activity> {
@@ -143,7 +221,9 @@ mod tests {
     async fn the_oldest_answers_end_when_there_are_too_many_bytes() {
         let held = HeldAnswers::new(100, ServerMetrics::none());
         let connections = [(); 4].map(|()| connection());
-        let hold = |number: usize, bytes| held.hold(bytes, Holder::Connection(connections[number].clone()));
+        let hold = |number: usize, bytes| {
+            held.hold(HeldBytes::own(bytes), Holder::Connection(connections[number].clone()))
+        };
         let _first = hold(0, 50);
         let second = hold(1, 40);
         drop(second);
@@ -154,21 +234,43 @@ mod tests {
         assert_eq!(ended, [true, false, true, false]);
         assert_eq!(held.state.lock().bytes, 60);
         // A frame that was handed on counts after its answer has ended.
-        let frame = held_frame(Bytes::from_static(b"0123456789"), &fourth);
-        drop(fourth);
+        let (running, _) = Running::begin(connections[3].clone());
+        let frame = held_frame(Bytes::from_static(b"0123456789"), Some(fourth), running);
+        assert!(!connections[3].evict(Instant::now(), false), "its request is running");
         let part = frame.slice(3..5);
         drop(frame);
         assert_eq!((&part[..], held.state.lock().bytes), (&b"34"[..], 60));
         drop(part);
         assert_eq!(held.state.lock().bytes, 0);
+        assert!(connections[3].evict(Instant::now(), false));
+    }
+
+    #[tokio::test]
+    async fn a_buffer_of_several_answers_counts_once_until_the_last_of_them() {
+        let held = HeldAnswers::new(100_000, ServerMetrics::none());
+        let holder = || Holder::Connection(connection());
+        let kept = Bytes::from(vec![0; 60_000]);
+        let of_kept = [(); 3].map(|()| held.hold(HeldBytes::of(&kept), holder()));
+        assert_eq!(held.state.lock().bytes, 60_000);
+        // What was kept is replaced, and the answers are the only ones that have it.
+        drop(kept);
+        let [first, rest @ ..] = of_kept;
+        drop(first);
+        assert_eq!(held.state.lock().bytes, 60_000);
+        let newer = Bytes::from(vec![0; 70_000]);
+        let _newer = held.hold(HeldBytes::of(&newer), holder());
+        assert_eq!(held.state.lock().bytes, 70_000, "the answers with the old one have ended");
+        drop(rest);
+        assert_eq!(held.state.lock().bytes, 70_000);
+        assert!(held.state.lock().shared.len() == 1 && held.state.lock().answers.len() == 1);
     }
 
     #[tokio::test]
     async fn an_answer_larger_than_the_bound_is_alone() {
         let held = HeldAnswers::new(100, ServerMetrics::none());
         let [small, large] = [(); 2].map(|()| connection());
-        let _small = held.hold(10, Holder::Connection(small.clone()));
-        let _large = held.hold(1000, Holder::Connection(large.clone()));
+        let _small = held.hold(HeldBytes::own(10), Holder::Connection(small.clone()));
+        let _large = held.hold(HeldBytes::own(1000), Holder::Connection(large.clone()));
         assert_eq!((small.is_given_up(), large.is_given_up()), (true, false));
     }
 }

@@ -116,7 +116,7 @@ impl ServerMetrics {
                 .build(),
             held: meter
                 .i64_up_down_counter("muster_http_answer_bytes")
-                .with_description("Bytes of answers made for one request alone that wait for their clients.")
+                .with_description("Bytes that answers hold which wait for their clients.")
                 .build(),
             listener: KeyValue::new("listener", listener),
         };
@@ -151,10 +151,10 @@ impl ServerMetrics {
         self.slow.add(1, &self.with_part(part));
     }
 
-    /// Counts bytes of an answer as waiting for its client, or as gone.
-    pub(super) fn held(&self, bytes: usize, is_new: bool) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.held.add(if is_new { bytes } else { -bytes }, from_ref(&self.listener));
+    /// Notes that answers which wait for their clients held so many bytes before, and hold so many now.
+    pub(super) fn held(&self, before: usize, now: usize) {
+        let [before, now] = [before, now].map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.held.add(now - before, from_ref(&self.listener));
     }
 
     /// Counts a connection as open until the guard is dropped.

@@ -124,6 +124,7 @@ impl Socket {
         if let Poll::Ready(written) = &polled {
             if let Some(stalled) = self.stalled.take() {
                 self.pace.waited += stalled.since.elapsed();
+                self.activity.note_stall(None);
             }
             self.pace.taken += written.as_ref().map_or(0, |bytes| *bytes as u64);
             return polled;
@@ -132,7 +133,9 @@ impl Socket {
         let Self { stalled, pace, activity, write_timeout, .. } = self;
         let stalled = stalled.get_or_insert_with(|| {
             let patience = pace.patience(activity.answer(), *write_timeout);
-            Stalled { since: Instant::now(), end: Box::pin(tokio::time::sleep(patience)) }
+            let since = Instant::now();
+            activity.note_stall(Some(since));
+            Stalled { since, end: Box::pin(tokio::time::sleep(patience)) }
         });
         ready!(stalled.end.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(

@@ -4,7 +4,7 @@ use answer::{gzip, tag};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use host::http::OwnBytes;
+use host::http::HeldBytes;
 use http::header;
 use http_body_util::BodyExt;
 
@@ -31,7 +31,7 @@ pub(super) async fn compressed(response: Response) -> Response {
         parts.headers.insert(header::ETAG, tag);
     }
     gzip::mark(&mut parts.headers);
-    parts.extensions.insert(OwnBytes::of(&compressed));
+    parts.extensions.insert(HeldBytes::of(&compressed));
     Response::from_parts(parts, Body::from(compressed))
 }
 

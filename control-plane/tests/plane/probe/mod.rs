@@ -17,7 +17,7 @@ use host::admin::Readiness;
 use host::admin::access::AccessControl;
 use host::audit::{Audit, AuditConfig};
 use host::figures::sampler::Sampler;
-use host::http::OwnBytes;
+use host::http::HeldBytes;
 use host::lifecycle::Tasks;
 use host::telemetry::metrics::Metrics;
 use http::{HeaderMap, Request};
@@ -37,8 +37,8 @@ pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
-    /// The bytes that the answer says to hold for itself alone.
-    pub own: Option<usize>,
+    /// The memory that the answer says to hold.
+    pub held: Option<HeldBytes>,
 }
 
 impl Probe {
@@ -171,9 +171,9 @@ impl Probe {
         let response = self.app.service.clone().answer(request).await;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        let own = response.extensions().get::<OwnBytes>().map(|own| own.0);
+        let held = response.extensions().get::<HeldBytes>().cloned();
         let body = response.into_body().collect().await.expect("a body").to_bytes().to_vec();
-        Answer { status, headers, body, own }
+        Answer { status, headers, body, held }
     }
 
     async fn call(&self, method: &str, path: &str, body: &Value) -> Answer {

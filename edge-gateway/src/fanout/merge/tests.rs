@@ -208,3 +208,14 @@ fn a_watcher_that_is_never_quite_caught_up_is_sent_bookmarks_up_to_the_first_lif
     }
     assert_eq!(told, [14, 24, 34, 44]);
 }
+
+#[test]
+fn a_bookmark_of_a_group_that_is_behind_confirms_no_middle_of_a_life() {
+    let mut merged = Merged::new(Revision::new(33));
+    merged.add(&push(260, 0, Action::Create, (0, 0)));
+    merged.add(&push(282, 0, Action::Delete, (0, 0)));
+    merged.add(&push(290, 0, Action::Create, (0, 1)));
+    assert_eq!(confirmed(&mut merged), [0], "a push of a group that is behind confirms nothing");
+    assert_eq!(merged.bookmark(Revision::new(271)), Some(Revision::new(259)));
+    assert!(merged.is_settled(Revision::new(282)));
+}

@@ -185,11 +185,73 @@ async fn answers_that_nobody_reads_end_when_they_hold_too_much_together() {
 }
 
 #[tokio::test]
-async fn answers_whose_bytes_are_kept_anyway_do_not_count() {
+async fn an_answer_that_is_read_evenly_is_not_idle() {
+    let (freed, _frees) = unbounded_channel();
+    let limits = ServerLimits {
+        idle_timeout: Duration::from_millis(50),
+        write_timeout: Duration::from_secs(1),
+        connections: 1,
+        ..ServerLimits::default()
+    };
+    let server = start(reporting(freed), limits).await;
+    let mut stream = asking(&server, 4 << 20).await;
+    stream.readable().await.expect("the answer begins");
+    // A new client that would take the place of an idle one.
+    let _waiting = server.connect().await;
+    let mut read = 0;
+    let mut part = vec![0; 64 * 1024];
+    while read < 4 << 20 {
+        match stream.read(&mut part).await {
+            Ok(1..) => {}
+            end => panic!("{end:?} after {read} bytes"),
+        }
+        read += part.len();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+/// Requests for so many bytes each, on a connection of HTTP/2 that opens its windows and never reads.
+async fn asking_blindly(server: &Server, size: usize, streams: u32) -> TcpStream {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let path = format!("/{size}");
+    // `:method GET` and `:scheme http` of the static table, then `:path` and `:authority` as literals.
+    let mut head = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).expect("short")];
+    head.extend_from_slice(path.as_bytes());
+    head.extend_from_slice(&[0x01, 1, b'a']);
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    bytes.extend(frame(8, 0, 0, &(0x7fff_ffff_u32 - WINDOW).to_be_bytes()));
+    for number in 0..streams {
+        bytes.extend(frame(1, 5, number * 2 + 1, &head));
+    }
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let mut stream = socket.connect(server.address).await.expect("connects");
+    stream.write_all(&bytes).await.expect("writes");
+    stream
+}
+
+#[tokio::test]
+async fn a_peer_that_opens_its_windows_and_reads_nothing_keeps_no_answer() {
+    let (freed, mut frees) = unbounded_channel();
+    let limits = ServerLimits { answer_bytes: 20 << 20, ..ServerLimits::default() };
+    let server = start(reporting(freed), limits).await;
+    let _peer = asking_blindly(&server, 8 << 20, 6).await;
+    // Two of eight megabytes have room. No timeout is over when the others are freed.
+    for _ in 0..4 {
+        frees.recv().await.expect("the memory of an answer is freed");
+    }
+}
+
+#[tokio::test]
+async fn answers_whose_bytes_come_from_elsewhere_do_not_count() {
     let kept = Bytes::from(vec![b'x'; 1 << 20]);
     let answer = async move || {
         let mut answer = Response::new(Body::from(kept.clone()));
-        answer.extensions_mut().insert(OwnBytes(0));
+        answer.extensions_mut().insert(HeldBytes::none());
         answer
     };
     let limits = ServerLimits { answer_bytes: 1, ..ServerLimits::default() };
