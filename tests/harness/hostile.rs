@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::JoinSet;
 
-use crate::World;
+use crate::{World, eventually};
 
 mod admin;
 mod bodies;
@@ -44,6 +44,7 @@ pub use site::{TENANT, Victim};
 /// Hostile clients at work. Dropped without [`Hostile::stop`] they end at once.
 pub struct Hostile {
     tally: Arc<Tally>,
+    tricks: Vec<Trick>,
     tasks: JoinSet<()>,
 }
 
@@ -53,6 +54,21 @@ impl Hostile {
     /// # Panics
     /// When the bus has no address.
     pub fn beside(world: &World, victim: &Victim) -> Self {
+        Self::at(world, victim, &Trick::ALL)
+    }
+
+    /// Like [`Hostile::beside`], without the large instance: it fills histories with large changes, which a
+    /// measurement of growth would take for a leak.
+    ///
+    /// # Panics
+    /// When the bus has no address.
+    pub fn of_steady_size(world: &World, victim: &Victim) -> Self {
+        let tricks: Vec<Trick> =
+            Trick::ALL.into_iter().filter(|trick| !matches!(trick, Trick::Toggles)).collect();
+        Self::at(world, victim, &tricks)
+    }
+
+    fn at(world: &World, victim: &Victim, tricks: &[Trick]) -> Self {
         let site = Arc::new(Site {
             gateways: world.gateways.iter().map(|node| node.api).collect(),
             control_planes: world.control_planes.iter().map(|node| node.api).collect(),
@@ -62,32 +78,39 @@ impl Hostile {
         });
         let tally = Arc::new(Tally::of(Trick::ALL.len()));
         let mut tasks = JoinSet::new();
-        for trick in Trick::ALL {
+        for trick in tricks {
             for target in trick.targets(&site) {
-                for _ in 0..trick.clients() {
-                    tasks.spawn(trick.repeat(target, site.clone(), tally.clone()));
+                for number in 0..trick.clients() {
+                    tasks.spawn(trick.repeat(number, target, site.clone(), tally.clone()));
                 }
             }
         }
-        Self { tally, tasks }
+        Self { tally, tricks: tricks.to_vec(), tasks }
     }
 
     /// Ends all of them, and returns how many connections they opened.
     ///
     /// # Panics
-    /// When one of the tricks never reached its target, because the case would prove nothing then, or one of the
+    /// When one of the tricks does not reach its target before the deadline, because the case would prove nothing then, or one of the
     /// clients had what it must not have.
     pub async fn stop(mut self) -> u64 {
-        self.tasks.shutdown().await;
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let attempts: Vec<u64> = self.tally.attempts.iter().map(count).collect();
+        let toggles = self.tricks.iter().any(|trick| matches!(trick, Trick::Toggles));
+        // On a busy machine a short phase may end before the first attempts begin.
+        eventually("every hostile trick is played", || async {
+            let played = |trick: &Trick| count(&self.tally.attempts[*trick as usize]) > 0;
+            let toggled = !toggles || count(&self.tally.toggled) > 0;
+            (toggled && self.tricks.iter().all(played)).then_some(())
+        })
+        .await;
+        self.tasks.shutdown().await;
+        let attempts: Vec<u64> =
+            self.tricks.iter().map(|trick| count(&self.tally.attempts[*trick as usize])).collect();
         let all = attempts.iter().sum();
         let [toggled, had] = [&self.tally.toggled, &self.tally.had].map(count);
         println!(
             "  hostile clients: {all} connections, {attempts:?} by trick, {toggled} large changes written"
         );
-        assert!(!attempts.contains(&0), "a trick was never played: {attempts:?} of {:?}", Trick::ALL);
-        assert!(toggled > 0, "the large instance never changed");
         assert_eq!(had, 0, "hostile clients were shown another tenant's instances, or were obeyed");
         all
     }

@@ -69,7 +69,7 @@ async fn main() -> Result<()> {
         consumer: consumers[0].clone(),
         consumer_name: "consumer-0".to_owned(),
     };
-    let hostile = Hostile::beside(&world, &victim);
+    let hostile = Hostile::of_steady_size(&world, &victim);
     let load = Load::start(&field, &oracle.ledger, seed, WRITERS, PAUSE);
     let visits = Arc::new(AtomicU64::new(0));
     let mut visitors = JoinSet::new();

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Growth beyond which a soak fails: MiB an hour, over the second half, and MiB in all. Allocators keep some
-/// of what was used once.
+/// Growth beyond which a soak fails: MiB an hour, over the second half, and MiB from the most in its first half to
+/// the most in its second. Allocators keep some of what was used once, and what hostile clients hold comes and
+/// goes, so single samples say little.
 const SLOPE: f64 = 30.0;
-const RISE: f64 = 4.0;
-/// Descriptors that may be open besides those at the middle: watchers come and go.
-const DESCRIPTORS: u64 = 60;
+const RISE: f64 = 6.0;
+/// Descriptors that may be open besides those before: watchers come and go.
+const DESCRIPTORS: f64 = 60.0;
 
 /// The samples of one process.
 pub(crate) struct Series {
@@ -76,15 +77,23 @@ impl Series {
         if square > 0.0 { product / square } else { 0.0 }
     }
 
+    /// The most of a figure in both halves of the second half.
+    fn most(&self, figure: impl Fn(&Sample) -> f64) -> [f64; 2] {
+        let half = self.second_half();
+        let (before, after) = half.split_at(half.len() / 2);
+        [before, after].map(|samples| samples.iter().map(&figure).fold(0.0, f64::max))
+    }
+
     fn most_descriptors(&self) -> u64 {
         self.samples.iter().map(|sample| sample.descriptors).max().unwrap_or(0)
     }
 
     /// Memory or descriptors grew beyond what is usual.
     pub(crate) fn grows(&self) -> bool {
-        let [_, middle, last] = self.ends();
-        (self.slope() > SLOPE && last.memory > middle.memory + RISE)
-            || last.descriptors > middle.descriptors + DESCRIPTORS
+        let [memory, later_memory] = self.most(|sample| sample.memory);
+        let [descriptors, later_descriptors] = self.most(|sample| sample.descriptors as f64);
+        (self.slope() > SLOPE && later_memory > memory + RISE)
+            || later_descriptors > descriptors + DESCRIPTORS
     }
 
     /// The same for programs.
