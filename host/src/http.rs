@@ -95,8 +95,8 @@ pub struct ServerLimits {
     /// The time that a client may leave an answer unread before its connection is closed, on HTTP/2 its
     /// stream.
     pub write_timeout: Duration,
-    /// The bytes of answers, made for one request alone, that wait for their clients at once. Beyond it those that have
-    /// been on their way longest are ended: their connections, on HTTP/2 their streams.
+    /// The bytes that answers hold which wait for their clients, each shared buffer once. Beyond it those that have been on
+    /// their way longest are ended: their connections, on HTTP/2 their streams.
     pub answer_bytes: usize,
     /// The pause between the HTTP/2 pings that find dead peers.
     pub http2_ping: Duration,
@@ -185,7 +185,7 @@ impl ServerLimits {
                     "http.answer-memory",
                     Size(default.answer_bytes),
                     "1MiB"..="1024GiB",
-                    "Bytes of answers made for one request alone that wait for their clients. Beyond it the oldest are ended.",
+                    "Bytes that answers hold which wait for their clients. Beyond it the oldest are ended.",
                 )
                 .0,
             http2_ping: settings.within_or(

@@ -80,8 +80,8 @@ impl Hostile {
         let mut tasks = JoinSet::new();
         for trick in tricks {
             for target in trick.targets(&site) {
-                for number in 0..trick.clients() {
-                    tasks.spawn(trick.repeat(number, target, site.clone(), tally.clone()));
+                for _ in 0..trick.clients() {
+                    tasks.spawn(trick.repeat(target, site.clone(), tally.clone()));
                 }
             }
         }

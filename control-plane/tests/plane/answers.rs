@@ -64,7 +64,8 @@ async fn an_answer_says_what_it_holds() {
             assert_eq!((answer.status, counted), (200, answer.body.len()), "{path}");
         }
     }
-    let [first, second] = [probe.send("GET", &one, &[], String::new()), probe.send("GET", &one, &[], String::new())];
+    let [first, second] =
+        [probe.send("GET", &one, &[], String::new()), probe.send("GET", &one, &[], String::new())];
     let [first, second] = [first.await.held, second.await.held];
     assert!(first.is_some() && first == second, "both hold what the view keeps");
 }

@@ -170,7 +170,9 @@ impl Acceptor {
             if open.task.is_finished() {
                 continue;
             }
-            if (!of_crowded || self.sources.is_crowded(open.peer)) && open.activity.evict(Instant::now(), idle_only) {
+            if (!of_crowded || self.sources.is_crowded(open.peer))
+                && open.activity.evict(Instant::now(), idle_only)
+            {
                 open.task.abort();
                 return true;
             }

@@ -98,11 +98,9 @@ impl Trick {
         }
     }
 
-    /// Plays the trick again and again, as the client of this number.
-    pub(super) async fn repeat(self, number: usize, target: SocketAddr, site: Arc<Site>, tally: Arc<Tally>) {
+    /// Plays the trick again and again.
+    pub(super) async fn repeat(self, target: SocketAddr, site: Arc<Site>, tally: Arc<Tally>) {
         let visit = Visit { trick: self as usize, target, site, tally };
-        // Spread over an attempt, so that about as many are there at any time.
-        tokio::time::sleep(ATTEMPT.mul_f64(number as f64 / self.clients() as f64)).await;
         loop {
             // A process may be down, or close the connection, in the middle of any of this.
             _ = timeout(ATTEMPT, self.play(&visit)).await;
