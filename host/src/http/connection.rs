@@ -9,6 +9,7 @@ use std::task::Poll;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -217,23 +218,28 @@ where
                     if must_close && !is_upgraded && version != Version::HTTP_2 {
                         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
-                    Ok::<_, S::Error>(AnswerBody::of(answer, running, &listener.held))
+                    Ok::<_, S::Error>((answer, running))
                 }
                 .instrument(span),
             );
+            // Outside of the lane: the answer belongs to the stream, whose task this is.
+            let held = listener_of_requests.held.clone();
+            let finish = move |answered: Result<(Response<Body>, Running), S::Error>| {
+                answered.map(|(answer, running)| AnswerBody::of(answer, running, &held))
+            };
             match &slow {
                 // Requests of several tenants may share a connection of HTTP/2, so each has a lane of its own.
                 Some(slow) if version == Version::HTTP_2 => {
                     let answering = Lane::default().run(answering, slow.clone());
                     Either::Left(Box::pin(async move {
                         match answering.await {
-                            Some(answer) => answer,
+                            Some(answered) => finish(answered),
                             // The slow lane ends with the process, and this connection does.
                             None => std::future::pending().await,
                         }
                     }))
                 }
-                _ => Either::Right(answering),
+                _ => Either::Right(answering.map(finish)),
             }
         });
         let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));

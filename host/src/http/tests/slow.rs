@@ -11,6 +11,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::*;
+use crate::lane::{self, SlowThreads};
 
 /// The window of a stream that a client on HTTP/2 opens.
 const WINDOW: u32 = 65_535;
@@ -280,6 +281,28 @@ async fn a_client_that_does_not_send_its_body_loses_its_place_to_a_new_one() {
     let (slow, whole) = tokio::join!(read_to_end(&mut slow), server.exchange(whole));
     assert_eq!(slow, "");
     assert!(whole.starts_with("HTTP/1.1 200 "), "{whole}");
+}
+
+#[tokio::test]
+async fn an_answer_of_the_slow_lane_has_its_deadline_too() {
+    let (freed, mut frees) = unbounded_channel();
+    let answer = get(async move || {
+        lane::with_current(|lane| lane.choose(true));
+        // Work moves where it waits.
+        tokio::task::yield_now().await;
+        let is_slow = lane::is_slow().to_string();
+        ([("x-slow", is_slow)], Body::from(Bytes::from_owner(Held(vec![b'x'; 1 << 20], freed))))
+    });
+    let slow = SlowThreads::start(10, &tokio::runtime::Handle::current()).expect("threads start");
+    let tasks = Tasks::new().with_slow_lane(slow.lane());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    let limits = ServerLimits { write_timeout: Duration::from_millis(200), ..ServerLimits::default() };
+    tokio::spawn(async move { serve(listener, Router::new().route("/", answer), limits, &tasks).await });
+    let url = format!("http://{address}/").parse().expect("is a url");
+    let unread = http2().get(url).await.expect("answers");
+    assert_eq!(unread.headers()["x-slow"], "true");
+    frees.recv().await.expect("the memory of the answer is freed");
 }
 
 #[tokio::test]
