@@ -85,30 +85,31 @@ struct State {
     next: u64,
     /// By their numbers, so the oldest comes first.
     answers: BTreeMap<u64, (HeldBytes, Holder)>,
-    /// The length of each shared buffer, and the number of answers that have it.
-    shared: HashMap<usize, (usize, usize)>,
+    /// The number of answers that have each shared buffer. The length belongs to the key, because an address is used again
+    /// a moment before the last answer with the buffer that was there is taken out.
+    shared: HashMap<(usize, usize), usize>,
 }
 
 impl State {
     fn add(&mut self, held: &HeldBytes) {
         self.bytes += held.own;
-        for (address, length) in &held.shared {
-            let (_, answers) = self.shared.entry(*address).or_insert((*length, 0));
+        for buffer in &held.shared {
+            let answers = self.shared.entry(*buffer).or_default();
             *answers += 1;
             if *answers == 1 {
-                self.bytes += length;
+                self.bytes += buffer.1;
             }
         }
     }
 
     fn remove(&mut self, held: &HeldBytes) {
         self.bytes = self.bytes.saturating_sub(held.own);
-        for (address, _) in &held.shared {
-            let Some((length, answers)) = self.shared.get_mut(address) else { continue };
+        for buffer in &held.shared {
+            let Some(answers) = self.shared.get_mut(buffer) else { continue };
             *answers -= 1;
             if *answers == 0 {
-                self.bytes = self.bytes.saturating_sub(*length);
-                self.shared.remove(address);
+                self.bytes = self.bytes.saturating_sub(buffer.1);
+                self.shared.remove(buffer);
             }
         }
     }
