@@ -11,7 +11,7 @@
 //! - A head has one `Host` and whole line ends, or it is refused. The rest of a body that nobody read is read
 //!   before the answer leaves, so that the client sees the answer.
 //! - Each connection is owned here until it ends or is upgraded. On a drain the listener accepts nothing more
-//!   and finishes the requests in progress; on an abort it drops all connections.
+//!   and finishes the requests in progress; on a cut ([`Tasks::cut`]) it drops all connections.
 //! - At the level `debug` each connection and each request has a span, with the names that its log
 //!   lines need.
 //!
@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::lifecycle::Tasks;
 use crate::tls::ServerTls;
@@ -231,8 +231,7 @@ pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListe
     socket.listen(BACKLOG)
 }
 
-/// Serves `service` on `listener` until a drain is complete or an abort comes. Returns when no
-/// connection is left.
+/// Serves `service` on `listener` until a drain is complete or a cut comes. Returns when no connection is left.
 ///
 /// The extensions of each request hold the peer's address as [`axum::extract::ConnectInfo`], and if the
 /// client has shown a certificate, a [`crate::certificates::PeerCertificate`]. An error of the service closes
@@ -290,6 +289,7 @@ pub async fn serve_until<S>(
             // could grow the set of finished tasks.
             biased;
             () = stop.cancelled() => break,
+            () = tasks.cut().cancelled() => break,
             () = tasks.drain().cancelled(), if has_successor => break,
             Some(ended) = open.join_next() => report_panic(ended, name),
             (stream, peer, permit) = acceptor.next() => {
@@ -315,7 +315,12 @@ pub async fn serve_until<S>(
     loop {
         tokio::select! {
             biased;
-            () = tasks.abort().cancelled() => break,
+            () = tasks.cut().cancelled() => {
+                if !open.is_empty() {
+                    warn!(listener = name, connections = open.len(), "clients that were not done are cut off");
+                }
+                break;
+            }
             ended = open.join_next() => match ended {
                 Some(ended) => report_panic(ended, name),
                 None => break,

@@ -8,6 +8,10 @@
 //! Tasks run in the usual lane, also those that a request in the slow one begins: they may go on for long, or
 //! hold what others wait for.
 //!
+//! Clients get most of the time that a drain may take, and lose their connections shortly before its end
+//! ([`Tasks::cut`]). So one that sends a body for ever, or reads an answer slowly, holds a drain up and does not make
+//! it fail.
+//!
 //! A process that leaves is not ready from that moment on. Its drain begins at once, or after the time that
 //! [`Tasks::delay_drain`] gives to load balancers, so that they send clients elsewhere first.
 
@@ -22,8 +26,12 @@ use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::lane::{self, SlowLane};
 
+/// The last part of a drain's grace, which belongs to the process alone: enough to hand over to another replica. A
+/// fifth of a grace that is shorter than five of these.
+const WITHOUT_CLIENTS: Duration = Duration::from_secs(2);
+
 /// The tasks of one process. Cheap to clone; all clones share the tokens.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tasks {
     slow_lane: Option<SlowLane>,
     tracker: TaskTracker,
@@ -31,7 +39,23 @@ pub struct Tasks {
     /// A task begins the drain some time after `leaving`.
     is_delayed: Arc<AtomicBool>,
     drain: CancellationToken,
+    cut: CancellationToken,
     abort: CancellationToken,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        let abort = CancellationToken::new();
+        Self {
+            slow_lane: None,
+            tracker: TaskTracker::new(),
+            leaving: CancellationToken::new(),
+            is_delayed: Arc::default(),
+            drain: CancellationToken::new(),
+            cut: abort.child_token(),
+            abort,
+        }
+    }
 }
 
 impl Tasks {
@@ -131,20 +155,33 @@ impl Tasks {
         &self.drain
     }
 
+    /// Cancelled when the connections that are still open must be closed, whatever their clients do: in the last
+    /// part of the grace of [`Tasks::finish`], and on an abort.
+    pub fn cut(&self) -> &CancellationToken {
+        &self.cut
+    }
+
     /// Cancelled when the process must stop at once.
     pub fn abort(&self) -> &CancellationToken {
         &self.abort
     }
 
-    /// Waits for the drain to begin, and then for all tasks to end. After `grace`, or on an abort, stops them
-    /// and waits one more second. True if all tasks ended by themselves.
+    /// Waits for the drain to begin, and then for all tasks to end. Clients lose their connections some time before the
+    /// end of `grace` ([`Tasks::cut`]). After `grace`, or on an abort, stops all tasks and waits one more second. True
+    /// if all tasks ended by themselves.
     pub async fn finish(&self, grace: Duration) -> bool {
         self.drain.cancelled().await;
         self.tracker.close();
+        let without_clients = WITHOUT_CLIENTS.min(grace / 5);
+        let waiting = async {
+            tokio::time::sleep(grace - without_clients).await;
+            self.cut.cancel();
+            tokio::time::sleep(without_clients).await;
+        };
         tokio::select! {
             // After an abort they have not ended by themselves, however soon that is seen here.
             () = self.tracker.wait() => return !self.abort.is_cancelled(),
-            () = tokio::time::sleep(grace) => {
+            () = waiting => {
                 warn!(seconds = grace.as_secs_f64(), "the grace period is over; aborting the remaining tasks");
             }
             () = self.abort.cancelled() => warn!("aborting the remaining tasks"),
@@ -240,6 +277,27 @@ mod tests {
             }
             assert!(!tasks.finish(Duration::from_secs(60)).await);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_are_cut_off_before_the_grace_is_over() {
+        for (grace, cut_after) in [(10_000, 8_000), (1_000, 800), (0, 0)] {
+            let tasks = Tasks::new();
+            let cut = tasks.cut().clone();
+            tasks.spawn_named("client", async move { cut.cancelled().await });
+            tasks.drain().cancel();
+            let began = tokio::time::Instant::now();
+            let in_time = tasks.finish(Duration::from_millis(grace)).await;
+            assert_eq!(began.elapsed().as_millis(), cut_after);
+            assert!(in_time || grace == 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_abort_cuts_clients_off() {
+        let tasks = Tasks::new();
+        tasks.abort().cancel();
+        assert!(tasks.cut().is_cancelled() && !tasks.drain().is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]

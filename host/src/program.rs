@@ -89,7 +89,8 @@ impl ProgramSettings {
                 "grace",
                 grace,
                 "0s"..=longest,
-                "Time that a drain may take before everything left is dropped.",
+                "Time that a drain may take before everything left is dropped. Clients that are not done lose their connections \
+                 2 s before its end, or a fifth of it before if that is less.",
             ),
             log: LogConfig::read(settings),
             audit: AuditConfig::read(settings),

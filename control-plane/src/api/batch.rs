@@ -60,8 +60,7 @@ async fn act(State(api): State<Api>, call: Call) -> Reply {
     get_each(&api, &caller, ids, &mut answer).await?;
     let body = answer.body();
     let held = HeldBytes::of_all(body.iter());
-    let mut response = reply::raw_json(Body::new(body));
-    response.extensions_mut().insert(held);
+    let mut response = held.on(reply::raw_json(Body::new(body)));
     // Empty unless a gateway asks for them.
     if let Some(header) = Resolution::encode_batch(resolutions.iter().map(Option::as_ref)) {
         response.headers_mut().insert(FOUND, header);

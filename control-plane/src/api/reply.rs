@@ -55,10 +55,7 @@ pub(super) fn raw_json(body: impl Into<Body>) -> Response {
 
 /// 200 with text that is JSON already, and that somebody may keep for other answers.
 fn kept_json(body: Bytes) -> Response {
-    let held = HeldBytes::of(&body);
-    let mut response = raw_json(body);
-    response.extensions_mut().insert(held);
-    response
+    HeldBytes::of(&body).on(raw_json(body))
 }
 
 /// 200 without a body.

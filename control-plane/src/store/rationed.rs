@@ -69,7 +69,7 @@ struct RationState {
     known: Option<HashSet<Tenant>>,
     /// The control planes that there were then. Each counts only what it writes itself.
     writers: u64,
-    /// The bytes of all other tenants together.
+    /// The bytes of all tenants together that are not `known`.
     newcomers: Option<RecentBytes>,
 }
 

@@ -93,10 +93,8 @@ impl ReplicaSet {
         match self.patiently(replica, class, client.request(request)).await {
             Ok(Ok(answer)) => {
                 self.note_answer(replica);
-                let mut answer = answer.map(Body::new);
                 // Its body comes as the client reads it. The control plane counts what waits there.
-                answer.extensions_mut().insert(HeldBytes::none());
-                Ok(answer)
+                Ok(HeldBytes::none().on(answer.map(Body::new)))
             }
             Ok(Err(error)) if let Some(fault) = upload.fault() => {
                 debug!(control_plane = %address, %error, %fault, "the body of a request failed");

@@ -139,9 +139,7 @@ impl GatewayParts {
         if !reader.accepts_gzip {
             let body = reply.body();
             let held = HeldBytes::of_all(body.iter());
-            let mut answer = answer::reply::json(Body::new(body));
-            answer.extensions_mut().insert(held);
-            return Ok(finished_as_it_is(answer, &reader));
+            return Ok(finished_as_it_is(held.on(answer::reply::json(Body::new(body))), &reader));
         }
         let write =
             move |reply: BatchReply| finished(answer::reply::json(reply.body().joined()), None, &reader);

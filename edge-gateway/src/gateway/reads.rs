@@ -379,10 +379,7 @@ pub(super) fn finished(
 
 /// An answer that counts among those which wait for their clients, unless somebody keeps its bytes anyway.
 pub(super) fn body_of(answer: Response<Bytes>) -> Response<Body> {
-    let held = HeldBytes::of(answer.body());
-    let mut answer = answer.map(Body::from);
-    answer.extensions_mut().insert(held);
-    answer
+    HeldBytes::of(answer.body()).on(answer.map(Body::from))
 }
 
 /// An answer that is not compressed any more.

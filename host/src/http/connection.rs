@@ -294,7 +294,7 @@ where
     loop {
         tokio::select! {
             biased;
-            () = tasks.abort().cancelled() => return Ended::Aborted,
+            () = tasks.cut().cancelled() => return Ended::Aborted,
             () = activity.given_up() => return Ended::Evicted,
             // Once only: the cancelled token stays ready, and would keep this loop from everything below.
             () = stop.cancelled(), if ending.is_none() => {
@@ -326,7 +326,7 @@ where
                     let shutdown = tokio::time::timeout(limits.write_timeout, connection);
                     tokio::select! {
                         biased;
-                        () = tasks.abort().cancelled() => return Ended::Aborted,
+                        () = tasks.cut().cancelled() => return Ended::Aborted,
                         () = activity.given_up() => return Ended::Evicted,
                         _ = shutdown => return Ended::Idle,
                     }
@@ -376,7 +376,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let abort = self.tasks.abort().clone();
+        let cut = self.tasks.cut().clone();
         let listener = self.listener.clone();
         // Boxed: each of the futures around it keeps the room in which it was handed over, besides the room in
         // which it runs.
@@ -384,7 +384,7 @@ where
         self.tasks.spawn(async move {
             let timed = Unread::default().end_if_stalled(stream, listener.limits.write_timeout);
             // Dropping the stream resets it, and frees what its answer holds.
-            if abort.run_until_cancelled(timed).await == Some(StreamEnd::Stalled) {
+            if cut.run_until_cancelled(timed).await == Some(StreamEnd::Stalled) {
                 listener.metrics.slow(Slow::Answer);
             }
         });

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Response;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -48,6 +49,13 @@ impl HeldBytes {
             }
         }
         held
+    }
+
+    /// Says so of an answer.
+    #[must_use]
+    pub fn on<B>(self, mut answer: Response<B>) -> Response<B> {
+        answer.extensions_mut().insert(self);
+        answer
     }
 
     /// The number of bytes.

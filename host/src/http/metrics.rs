@@ -60,7 +60,7 @@ pub(super) enum Ended {
     Evicted,
     /// The process drained.
     Drained,
-    /// The process aborted.
+    /// The process aborted, or cut off the last clients of its drain.
     Aborted,
 }
 

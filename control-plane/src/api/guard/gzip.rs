@@ -31,8 +31,7 @@ pub(super) async fn compressed(response: Response) -> Response {
         parts.headers.insert(header::ETAG, tag);
     }
     gzip::mark(&mut parts.headers);
-    parts.extensions.insert(HeldBytes::of(&compressed));
-    Response::from_parts(parts, Body::from(compressed))
+    HeldBytes::of(&compressed).on(Response::from_parts(parts, Body::from(compressed)))
 }
 
 async fn compress(body: Body) -> Result<Bytes, Failure> {

@@ -97,8 +97,9 @@ async fn an_answer_left_unread_on_http2_ends_its_stream_alone() {
     let window = WINDOW as usize;
     let mut unread = Vec::new();
     for _ in 0..10 {
-        // Far beyond the window; a little beyond it; one byte beyond it.
-        for size in [1 << 20, window + 1000, window + 1] {
+        // One byte beyond the window; a little beyond it; far beyond it. In this order, because the memory of the first is
+        // freed with its last piece, which may be before its deadline: that of the last tells when all are over.
+        for size in [window + 1, window + 1000, 1 << 20] {
             unread.push(ask(size).await);
         }
     }
@@ -319,4 +320,25 @@ async fn an_answer_on_http2_that_pauses_is_not_ended() {
     let url = format!("http://{}/", server.address).parse().expect("is a url");
     let answer = http2().get(url).await.expect("answers");
     assert_eq!(answer.into_body().collect().await.expect("is read").to_bytes().len(), 25);
+}
+
+#[tokio::test]
+async fn no_client_makes_a_drain_fail() {
+    let (freed, _frees) = unbounded_channel();
+    let server = start(reading().merge(reporting(freed)), ServerLimits::default()).await;
+    let mut half_head = server.connect().await;
+    half_head.write_all(b"GET / HTTP/1.1\r\nho").await.expect("writes");
+    let mut half_body = server.connect().await;
+    half_body.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nx").await.expect("writes");
+    let _blind = asking_blindly(&server, 8 << 20, 1).await;
+    let url = format!("http://{}/{}", server.address, 8 << 20).parse().expect("is a url");
+    let client = http2();
+    // Answered after the others were accepted. Nothing of it is read beyond its window.
+    let unread = client.get(url).await.expect("answers");
+
+    let Server { tasks, ended, .. } = server;
+    tasks.spawn(async move { ended.await.expect("ends") });
+    tasks.drain().cancel();
+    assert!(tasks.finish(Duration::from_millis(500)).await, "its clients are cut off in time");
+    drop((half_head, half_body, unread));
 }
