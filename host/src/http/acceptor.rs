@@ -2,7 +2,7 @@
 //!
 //! A client that opens connections and sends nothing must not keep others out, probes least of all. So when
 //! every connection is taken, the oldest one without a request is closed in favour of the client that waits, and so is one
-//! whose client does not send the body of its request. Connections of an address that has more than others have go first:
+//! whose client does not send the body of its request, or does not read its answer. Connections of an address that has more than others have go first:
 //! under a flood, a probe's would be the oldest before its request is read.
 
 use std::collections::VecDeque;
@@ -139,7 +139,7 @@ impl Acceptor {
                 self.warned = Some(now);
                 warn!(
                     listener = self.name,
-                    "the limit of connections is reached; those without a request are closed for new clients"
+                    "the limit of connections is reached; those that keep no request going are closed for new clients"
                 );
             }
         }
@@ -153,9 +153,9 @@ impl Acceptor {
         }
     }
 
-    /// Closes a connection that has no request, if there is one.
+    /// Closes a connection that has no request, or whose client keeps it waiting, if there is one.
     fn make_room(&mut self) {
-        // Within each of both kinds of sources, those without a request go before those whose body is late.
+        // Within each of both kinds of sources, those without a request go before those whose clients keep one waiting.
         for (of_crowded, idle_only) in [(true, true), (true, false), (false, true), (false, false)] {
             if self.close_oldest(of_crowded, idle_only) {
                 return;
@@ -163,7 +163,7 @@ impl Acceptor {
         }
     }
 
-    /// Closes the oldest connection that has no request, of crowded sources or of all. False if there is none.
+    /// Closes the oldest such connection, of crowded sources or of all. False if there is none.
     fn close_oldest(&mut self, of_crowded: bool, idle_only: bool) -> bool {
         for _ in 0..self.open.len() {
             let Some(open) = self.open.pop_front() else { return false };

@@ -14,9 +14,10 @@ use tokio::time::Instant;
 
 use super::ServerLimits;
 
-/// The time for which a body may keep its request waiting before the connection counts as one without a request. Bodies
-/// that come with their heads, or right after, never wait as long.
-const BODY_GRACE: Duration = Duration::from_secs(1);
+/// The time for which a client may keep a request waiting, with its body or by not reading the answer, before the
+/// connection counts as one without a request. Bodies that come with their heads, or right after, never wait as long, nor
+/// do answers to clients that read.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The time for which a socket must have taken nothing before its connection may be ended with one of its streams.
 const STALL: Duration = Duration::from_secs(1);
@@ -35,7 +36,8 @@ struct ActivityState {
     http2: Option<bool>,
     /// The connection was closed to make room for another one.
     evicted: bool,
-    /// The running requests that go on as soon as their client has sent more of its body: since when each waits.
+    /// The running requests that go on as soon as their client has sent more of its body, or taken more of an answer with
+    /// an end on HTTP/2: since when each waits.
     waits: Vec<Instant>,
     /// The time since which the socket takes nothing; `None` while it does.
     stalled: Option<Instant>,
@@ -166,16 +168,19 @@ impl Activity {
     }
 
     /// Marks the connection as closed to make room; false while it has a request that must be answered. A client that
-    /// keeps its request waiting for longer than [`BODY_GRACE`], because it does not send the body that it has
-    /// announced, loses its place.
+    /// keeps its requests waiting for longer than [`PATIENCE`], because it does not send the body that it has announced or
+    /// does not read, loses its place. Answers without an end, such as watches, are not a reason: they may be quiet for days.
     pub(super) fn evict(&self, now: Instant, idle_only: bool) -> bool {
         let mut state = self.state.lock();
         state.evicted = match state.phase {
             Phase::Idle(_) | Phase::Reading(_) => true,
             // The oldest wait counts, because a client on HTTP/2 may begin a new one at any time.
             Phase::Serving(running) => {
-                let is_late = |since: &Instant| now.saturating_duration_since(*since) >= BODY_GRACE;
-                !idle_only && state.waits.len() >= running && state.waits.iter().any(is_late)
+                let is_late = |since: &Instant| now.saturating_duration_since(*since) >= PATIENCE;
+                let all_wait = state.waits.len() >= running && state.waits.iter().any(is_late);
+                // On HTTP/1 nothing goes on behind an answer that is not read.
+                let is_unread = state.http2 == Some(false) && !state.answer.is_endless;
+                !idle_only && (all_wait || (is_unread && state.stalled.as_ref().is_some_and(is_late)))
             }
         };
         state.evicted
@@ -191,8 +196,8 @@ impl Activity {
         self.state.lock().stalled.is_some_and(|since| now.saturating_duration_since(since) >= STALL)
     }
 
-    /// Counts a request as waiting for its client's body until the guard is dropped. `since` is the time of the first
-    /// wait for that body.
+    /// Counts a request as waiting for its client until the guard is dropped. `since` is the time of the first wait for the
+    /// body of the request, or of the wait for room for a piece of its answer.
     pub(super) fn wait(self: &Arc<Self>, since: Instant) -> Waiting {
         self.state.lock().waits.push(since);
         Waiting { activity: self.clone(), since }
@@ -252,7 +257,7 @@ impl Lines {
     }
 }
 
-/// A request that waits for the rest of its client's body.
+/// A request that waits for its client.
 #[derive(Debug)]
 pub(super) struct Waiting {
     activity: Arc<Activity>,
@@ -324,9 +329,9 @@ mod tests {
         let activity = Arc::new(Activity::new(start));
         activity.begin();
         let _first = activity.wait(start);
-        assert!(!activity.evict(start + BODY_GRACE / 2, false));
+        assert!(!activity.evict(start + PATIENCE / 2, false));
         activity.begin();
-        let later = start + BODY_GRACE;
+        let later = start + PATIENCE;
         assert!(!activity.evict(later, false), "one of them is worked on");
         let second = activity.wait(later);
         assert!(!activity.evict(later, true), "there may be others without a request");

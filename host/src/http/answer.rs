@@ -24,7 +24,7 @@ use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::activity::Running;
+use super::activity::{Running, Waiting};
 use super::held::{COUNTED_FROM, HeldAnswers, HeldBytes, Hold, Holder, held_frame};
 
 /// The largest piece of an answer on HTTP/2: one frame, unless the peer allows larger ones.
@@ -147,6 +147,8 @@ pub(super) struct AnswerBody {
     rest: Bytes,
     /// The stream on HTTP/2, `None` on HTTP/1.
     stream: Option<Unread>,
+    /// Since the last piece, as long as the peer has not made room for the next one. Answers without an end do not wait.
+    waiting: Option<Waiting>,
     /// `None` if the answer does not count.
     hold: Option<Arc<Hold>>,
     running: Running,
@@ -172,7 +174,7 @@ impl AnswerBody {
             };
             held.hold(held_bytes, holder)
         });
-        answer.map(|body| Self { body, rest: Bytes::new(), stream, hold, running })
+        answer.map(|body| Self { body, rest: Bytes::new(), stream, waiting: None, hold, running })
     }
 
     /// The next frame on HTTP/1. Hyper takes a frame as a whole and writes it later, when this body may be gone.
@@ -211,6 +213,7 @@ impl http_body::Body for AnswerBody {
         let Some(stream) = self.stream.clone() else { return self.next_frame(cx) };
         // A body is polled again only when the peer has made room for the piece before.
         stream.taken();
+        self.waiting = None;
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -221,6 +224,9 @@ impl http_body::Body for AnswerBody {
             }
         }
         stream.handed_over();
+        if !stream.0.is_endless.load(Ordering::Relaxed) {
+            self.waiting = Some(self.running.activity().wait(Instant::now()));
+        }
         Poll::Ready(Some(Ok(Frame::data(self.next_piece()))))
     }
 

@@ -285,6 +285,26 @@ async fn a_client_that_does_not_send_its_body_loses_its_place_to_a_new_one() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_its_answer_loses_its_place_to_a_new_one() {
+    let (freed, _frees) = unbounded_channel();
+    let limits =
+        ServerLimits { connections: 1, write_timeout: Duration::from_secs(3600), ..ServerLimits::default() };
+    let server = start(reading().merge(reporting(freed)), limits).await;
+    let whole = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx";
+    let unread = asking(&server, 8 << 20).await;
+    unread.readable().await.expect("its answer has begun");
+    // Without a bound, a failure would be a test that never ends.
+    let exchange = async || tokio::time::timeout(Duration::from_secs(60), server.exchange(whole)).await;
+    let answer = exchange().await.expect("takes the place of one on HTTP/1");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let client = http2();
+    let url: http::Uri = format!("http://{}/{}", server.address, 8 << 20).parse().expect("is a url");
+    let _unread = [client.get(url.clone()).await.expect("answers"), client.get(url).await.expect("answers")];
+    let answer = exchange().await.expect("takes the place of one on HTTP/2");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
 async fn an_answer_of_the_slow_lane_has_its_deadline_too() {
     let (freed, mut frees) = unbounded_channel();
     let answer = get(async move || {
