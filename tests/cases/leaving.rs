@@ -1,7 +1,11 @@
 //! A process that was told to leave: load balancers see it on `/ready` before anything else changes.
 
+use std::net::SocketAddr;
+
 use harness::{Client, Pair, World, eventually};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 /// Waits until a process says on its admin port that it leaves.
 async fn leaves(admin: &Client) {
@@ -51,4 +55,32 @@ async fn a_leaving_control_plane_serves_until_balancers_have_seen_it() {
     let client = Client::new(leaving.api);
     let provider = client.service("order").await;
     client.instance(&provider, "i").await;
+}
+
+/// A client that never sends the second byte of its body.
+async fn half_a_body(address: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let head = format!("{request} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 2\r\n\r\n{{");
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_makes_a_process_end_with_an_error() {
+    let world =
+        World::with().planes(1).gateways(1).plane_flag("--grace", "3s").gateway_flag("--grace", "3s").start();
+    let world = world.await;
+    let mut waiting = Vec::new();
+    for node in world.nodes() {
+        waiting.push(half_a_body(node.api, "POST /v4/default/registry/microservices").await);
+        waiting.push(half_a_body(node.admin, "GET /live").await);
+        // Listeners accept in order, so both are accepted when these later ones are answered.
+        for (address, path) in [(node.api, "/version"), (node.admin, "/live")] {
+            Client::new(address).get(path).await;
+        }
+    }
+    // Gateways first, which need their control plane to the end.
+    for node in world.gateways.iter().chain(&world.control_planes) {
+        assert_eq!(node.process.terminate().await, Some(0), "{}", node.process.log());
+    }
 }
