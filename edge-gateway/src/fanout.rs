@@ -210,12 +210,13 @@ pub(crate) fn start(
             closed,
             clock: Clock::system(),
         };
-        let abort = tasks.abort().clone();
+        // Sessions are connections of clients, too, and end with those of the listener.
+        let cut = tasks.cut().clone();
         // A runtime of its own, on one thread: sessions share state without locks.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // The name lets an operator's `top -H` show which shard is busy.
         std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-            shard::run(&runtime, setup, inbox, abort);
+            shard::run(&runtime, setup, inbox, cut);
             // The thread owns the sender, so a panic of the shard drops it too.
             drop(ended);
         })?;

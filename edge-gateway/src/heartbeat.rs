@@ -85,7 +85,7 @@ pub(crate) async fn carry(
         tokio::select! {
             biased;
             // In this order: a client that never stops sending must not delay the end.
-            () = tasks.abort().cancelled() => break,
+            () = tasks.cut().cancelled() => break,
             () = &mut drain, if !drained => {
                 drained = true;
                 carrier.on(Input::End(Reason::Drained));

@@ -51,6 +51,7 @@ mod body;
 mod connection;
 mod head;
 mod held;
+mod lines;
 mod metrics;
 mod request;
 mod socket;
@@ -280,7 +281,8 @@ pub async fn serve_until<S>(
     let name = limits.name;
     let has_successor = limits.reuse_port;
     let mut acceptor = Acceptor::new(listener, limits.connections, metrics.clone(), name);
-    let connections = Connections::new(service, limits, metrics, tasks.clone(), stop.clone());
+    let ending = CancellationToken::new();
+    let connections = Connections::new(service, limits, metrics, tasks.clone(), ending.clone());
     let mut open = JoinSet::new();
 
     loop {
@@ -289,7 +291,7 @@ pub async fn serve_until<S>(
             // could grow the set of finished tasks.
             biased;
             () = stop.cancelled() => break,
-            () = tasks.cut().cancelled() => break,
+            () = tasks.closing().cancelled() => break,
             () = tasks.drain().cancelled(), if has_successor => break,
             Some(ended) = open.join_next() => report_panic(ended, name),
             (stream, peer, permit) = acceptor.next() => {
@@ -307,7 +309,10 @@ pub async fn serve_until<S>(
     // A listener that closes resets the connections in its backlog, so those are taken first. The kernel
     // gives it new ones until then, therefore the time is bounded.
     let last = Instant::now() + CLOSING;
-    while has_successor && let Ok((stream, peer, permit)) = timeout_at(last, acceptor.next()).await {
+    while Instant::now() < last {
+        // Beside a successor for the whole time, because the kernel goes on dividing new clients among both.
+        let until = if has_successor { last } else { Instant::now() };
+        let Ok((stream, peer, permit)) = timeout_at(until, acceptor.next()).await else { break };
         open.spawn(connections.run(stream, peer, permit, Arc::new(Activity::new(Instant::now()))));
     }
     // Closes the listener, so that clients are refused at once instead of waiting in the backlog.
@@ -315,6 +320,8 @@ pub async fn serve_until<S>(
     loop {
         tokio::select! {
             biased;
+            () = stop.cancelled(), if !ending.is_cancelled() => ending.cancel(),
+            () = tasks.closing().cancelled(), if !ending.is_cancelled() => ending.cancel(),
             () = tasks.cut().cancelled() => {
                 if !open.is_empty() {
                     warn!(listener = name, connections = open.len(), "clients that were not done are cut off");

@@ -30,6 +30,10 @@ use crate::lane::{self, SlowLane};
 /// fifth of a grace that is shorter than five of these.
 const WITHOUT_CLIENTS: Duration = Duration::from_secs(2);
 
+/// The time before that in which no new client is taken, so that short requests are finished. A twentieth of a grace that
+/// is shorter than twenty of these.
+const LAST_REQUESTS: Duration = Duration::from_millis(500);
+
 /// The tasks of one process. Cheap to clone; all clones share the tokens.
 #[derive(Clone, Debug)]
 pub struct Tasks {
@@ -39,6 +43,7 @@ pub struct Tasks {
     /// A task begins the drain some time after `leaving`.
     is_delayed: Arc<AtomicBool>,
     drain: CancellationToken,
+    closing: CancellationToken,
     cut: CancellationToken,
     abort: CancellationToken,
 }
@@ -52,6 +57,7 @@ impl Default for Tasks {
             leaving: CancellationToken::new(),
             is_delayed: Arc::default(),
             drain: CancellationToken::new(),
+            closing: abort.child_token(),
             cut: abort.child_token(),
             abort,
         }
@@ -155,6 +161,11 @@ impl Tasks {
         &self.drain
     }
 
+    /// Cancelled when no new clients may be taken, although the drain goes on: some time before [`Tasks::cut`].
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
     /// Cancelled when the connections that are still open must be closed, whatever their clients do: in the last
     /// part of the grace of [`Tasks::finish`], and on an abort.
     pub fn cut(&self) -> &CancellationToken {
@@ -173,8 +184,11 @@ impl Tasks {
         self.drain.cancelled().await;
         self.tracker.close();
         let without_clients = WITHOUT_CLIENTS.min(grace / 5);
+        let last_requests = LAST_REQUESTS.min(grace / 20);
         let waiting = async {
-            tokio::time::sleep(grace - without_clients).await;
+            tokio::time::sleep(grace - without_clients - last_requests).await;
+            self.closing.cancel();
+            tokio::time::sleep(last_requests).await;
             self.cut.cancel();
             tokio::time::sleep(without_clients).await;
         };
@@ -290,6 +304,7 @@ mod tests {
             let in_time = tasks.finish(Duration::from_millis(grace)).await;
             assert_eq!(began.elapsed().as_millis(), cut_after);
             assert!(in_time || grace == 0);
+            assert!(tasks.closing().is_cancelled());
         }
     }
 

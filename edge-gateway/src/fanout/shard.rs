@@ -151,13 +151,13 @@ pub(super) fn run(
     runtime: &Runtime,
     setup: Setup,
     mut inbox: mpsc::Receiver<ToShard>,
-    abort: CancellationToken,
+    cut: CancellationToken,
 ) {
     let tasks = LocalSet::new();
     tasks.block_on(runtime, async move {
         let shard = Rc::new_cyclic(|this| RefCell::new(Shard::new(setup, this.clone())));
-        // On abort everything is dropped where it stands.
-        let _ = abort.run_until_cancelled(serve(&shard, &mut inbox)).await;
+        // On a cut everything is dropped where it stands.
+        let _ = cut.run_until_cancelled(serve(&shard, &mut inbox)).await;
     });
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ServerLimits;
+use super::lines::{BodyLength, Lines};
 
 /// The time for which a client may keep a request waiting, with its body or by not reading the answer, before the
 /// connection counts as one without a request. Bodies that come with their heads, or right after, never wait as long, nor
@@ -27,6 +28,8 @@ const STALL: Duration = Duration::from_secs(1);
 pub(super) struct Activity {
     state: Mutex<ActivityState>,
     given_up: Notify,
+    /// Told when the first byte has come.
+    first_byte: Notify,
 }
 
 #[derive(Debug)]
@@ -36,9 +39,9 @@ struct ActivityState {
     http2: Option<bool>,
     /// The connection was closed to make room for another one.
     evicted: bool,
-    /// The running requests that go on as soon as their client has sent more of its body, or taken more of an answer with
-    /// an end on HTTP/2: since when each waits.
-    waits: Vec<Instant>,
+    /// The running requests that go on as soon as their client has sent more of its body, or taken more of its answer on
+    /// HTTP/2.
+    waits: Vec<Wait>,
     /// The time since which the socket takes nothing; `None` while it does.
     stalled: Option<Instant>,
     /// The answer that is being written. Only HTTP/1 writes one after another.
@@ -46,6 +49,34 @@ struct ActivityState {
     /// The connection must end, to make room for the answers of others.
     is_given_up: bool,
     lines: Lines,
+}
+
+/// A wait for a client, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wait {
+    since: Instant,
+    thing: Awaited,
+}
+
+/// The thing that a client keeps waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// The body of its request.
+    Body,
+    /// An answer with an end.
+    Answer,
+    /// An answer without an end, such as a watch.
+    Watch,
+}
+
+impl Wait {
+    fn is_late(&self, now: Instant) -> bool {
+        is_late(self.since, now)
+    }
+}
+
+fn is_late(since: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since) >= PATIENCE
 }
 
 /// An answer on HTTP/1, as far as its pace is concerned.
@@ -99,7 +130,7 @@ impl Activity {
             is_given_up: false,
             lines: Lines::default(),
         };
-        Self { state: Mutex::new(state), given_up: Notify::new() }
+        Self { state: Mutex::new(state), given_up: Notify::new(), first_byte: Notify::new() }
     }
 
     /// Records that an answer of HTTP/1 is about to be written.
@@ -134,6 +165,9 @@ impl Activity {
     /// Records bytes from the client.
     pub(super) fn received(&self, bytes: &[u8], now: Instant) {
         let mut state = self.state.lock();
+        if state.http2.is_none() {
+            self.first_byte.notify_one();
+        }
         // Of all methods only the preface of HTTP/2 begins with these bytes. A client that sends only a part
         // of it counts as idle.
         let http2 = *state.http2.get_or_insert_with(|| b"PRI".starts_with(&bytes[..bytes.len().min(3)]));
@@ -143,19 +177,22 @@ impl Activity {
             // Only the first byte starts the clock; a client cannot extend its time by sending one byte
             // after another.
             state.phase = Phase::Reading(now);
-            state.lines = Lines::default();
         }
-        if let Phase::Reading(_) = state.phase {
+        if !http2 {
             state.lines.read(bytes);
         }
     }
 
-    /// Records the end of a request's head. False if a line of it ended without a carriage return.
-    pub(super) fn begin(&self) -> bool {
+    /// Resolves when the first byte has come from the client. One waits at a time.
+    pub(super) async fn first_byte(&self) {
+        self.first_byte.notified().await;
+    }
+
+    /// Records the end of a request's head. False if a line of it ended without a carriage return, on HTTP/1.
+    pub(super) fn begin(&self, body: BodyLength) -> bool {
         let mut state = self.state.lock();
-        let is_strict = !std::mem::take(&mut state.lines).is_bare;
         state.add();
-        is_strict
+        state.http2 == Some(true) || state.lines.begin(body)
     }
 
     /// Records the end of an answer.
@@ -176,14 +213,42 @@ impl Activity {
             Phase::Idle(_) | Phase::Reading(_) => true,
             // The oldest wait counts, because a client on HTTP/2 may begin a new one at any time.
             Phase::Serving(running) => {
-                let is_late = |since: &Instant| now.saturating_duration_since(*since) >= PATIENCE;
-                let all_wait = state.waits.len() >= running && state.waits.iter().any(is_late);
+                let waits = state.waits.iter().filter(|wait| wait.thing != Awaited::Watch);
+                let all_wait =
+                    waits.clone().count() >= running && waits.into_iter().any(|wait| wait.is_late(now));
                 // On HTTP/1 nothing goes on behind an answer that is not read.
                 let is_unread = state.http2 == Some(false) && !state.answer.is_endless;
-                !idle_only && (all_wait || (is_unread && state.stalled.as_ref().is_some_and(is_late)))
+                !idle_only
+                    && (all_wait || (is_unread && state.stalled.is_some_and(|since| is_late(since, now))))
             }
         };
         state.evicted
+    }
+
+    /// Resolves when the client keeps a connection waiting that is to end, for as long as [`PATIENCE`]. Answers with an end
+    /// do not count, because a slow network looks like a client that does not read.
+    pub(super) async fn kept_waiting(&self) {
+        loop {
+            tokio::time::sleep(PATIENCE).await;
+            if self.is_kept_waiting(Instant::now()) {
+                return;
+            }
+        }
+    }
+
+    fn is_kept_waiting(&self, now: Instant) -> bool {
+        let state = self.state.lock();
+        match state.phase {
+            Phase::Idle(since) | Phase::Reading(since) => is_late(since, now),
+            Phase::Serving(running) => {
+                let late =
+                    state.waits.iter().filter(|wait| wait.thing != Awaited::Answer && wait.is_late(now));
+                // A watch on HTTP/1. Its client can resume it elsewhere.
+                let is_unread = state.http2 == Some(false) && state.answer.is_endless;
+                late.count() >= running
+                    || (is_unread && state.stalled.is_some_and(|since| is_late(since, now)))
+            }
+        }
     }
 
     /// Notes since when the socket takes nothing; `None` while it takes bytes.
@@ -198,9 +263,10 @@ impl Activity {
 
     /// Counts a request as waiting for its client until the guard is dropped. `since` is the time of the first wait for the
     /// body of the request, or of the wait for room for a piece of its answer.
-    pub(super) fn wait(self: &Arc<Self>, since: Instant) -> Waiting {
-        self.state.lock().waits.push(since);
-        Waiting { activity: self.clone(), since }
+    pub(super) fn wait(self: &Arc<Self>, since: Instant, thing: Awaited) -> Waiting {
+        let wait = Wait { since, thing };
+        self.state.lock().waits.push(wait);
+        Waiting { activity: self.clone(), wait }
     }
 
     /// True if the connection has shown that it speaks HTTP/2.
@@ -224,50 +290,17 @@ impl Activity {
     }
 }
 
-/// The ends of the lines of a head, as they arrive. A proxy may take a line feed alone for a part of a value
-/// where the parser of heads takes it for the end of a line, and then the two read different requests.
-#[derive(Debug, Default)]
-struct Lines {
-    /// The last byte of the bytes before.
-    last: u8,
-    /// A line with something in it was seen; empty ones may come before the head.
-    begun: bool,
-    /// The head is complete. What follows may be a body.
-    ended: bool,
-    /// A line ended without a carriage return.
-    is_bare: bool,
-}
-
-impl Lines {
-    fn read(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if self.ended {
-                return;
-            }
-            match (*byte, self.last) {
-                (b'\n', b'\r') => {}
-                (b'\n', _) => self.is_bare = true,
-                // A carriage return after a whole line: the empty line that ends the head.
-                (b'\r', b'\n') => self.ended = self.begun,
-                (b'\r', _) => {}
-                _ => self.begun = true,
-            }
-            self.last = *byte;
-        }
-    }
-}
-
 /// A request that waits for its client.
 #[derive(Debug)]
 pub(super) struct Waiting {
     activity: Arc<Activity>,
-    since: Instant,
+    wait: Wait,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut state = self.activity.state.lock();
-        if let Some(place) = state.waits.iter().position(|since| *since == self.since) {
+        if let Some(place) = state.waits.iter().position(|wait| *wait == self.wait) {
             state.waits.swap_remove(place);
         }
     }
@@ -279,8 +312,8 @@ pub(super) struct Running(Arc<Activity>);
 
 impl Running {
     /// Begins a request; the flag is that of [`Activity::begin`].
-    pub(super) fn begin(activity: Arc<Activity>) -> (Self, bool) {
-        let is_strict = activity.begin();
+    pub(super) fn begin(activity: Arc<Activity>, body: BodyLength) -> (Self, bool) {
+        let is_strict = activity.begin(body);
         (Self(activity), is_strict)
     }
 
@@ -327,13 +360,13 @@ mod tests {
     fn the_oldest_wait_for_a_body_counts() {
         let start = Instant::now();
         let activity = Arc::new(Activity::new(start));
-        activity.begin();
-        let _first = activity.wait(start);
+        activity.begin(BodyLength::Known(0));
+        let _first = activity.wait(start, Awaited::Body);
         assert!(!activity.evict(start + PATIENCE / 2, false));
-        activity.begin();
+        activity.begin(BodyLength::Known(0));
         let later = start + PATIENCE;
         assert!(!activity.evict(later, false), "one of them is worked on");
-        let second = activity.wait(later);
+        let second = activity.wait(later, Awaited::Answer);
         assert!(!activity.evict(later, true), "there may be others without a request");
         assert!(activity.evict(later, false));
         drop(second);
@@ -345,8 +378,8 @@ mod tests {
         let limits = ServerLimits::default();
         let start = Instant::now();
         let activity = Activity::new(start);
-        activity.begin();
-        activity.begin();
+        activity.begin(BodyLength::Known(0));
+        activity.begin(BodyLength::Known(0));
         activity.end(start);
         assert_eq!(activity.deadline(&limits), None);
         activity.end(start + Duration::from_secs(9));
@@ -364,26 +397,6 @@ mod tests {
         activity.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", start);
         activity.received(b"\0\0\x08\x06", start + Duration::from_secs(20));
         assert_eq!(activity.deadline(&limits), Some((start + limits.idle_timeout, Overdue::Idle)));
-    }
-
-    #[test]
-    fn a_line_feed_alone_is_seen_in_the_head_and_only_there() {
-        let strict = |reads: &[&[u8]]| {
-            let activity = Activity::new(Instant::now());
-            reads.iter().for_each(|read| activity.received(read, Instant::now()));
-            activity.begin()
-        };
-        assert!(strict(&[b"POST / HTTP/1.1\r\nHost: a\r\n\r\n{\n}\n"]), "a body may hold any bytes");
-        assert!(strict(&[b"\r\nGET / HTTP/1.1\r\nHost: a\r", b"\n\r\n"]), "a line may come in two reads");
-        assert!(!strict(&[b"GET / HTTP/1.1\nHost: a\r\n\r\n"]));
-        assert!(!strict(&[b"\r\nGET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n"]));
-        assert!(!strict(&[b"GET / HTTP/1.1\r\nHost: a", b"\n\n"]));
-        let activity = Activity::new(Instant::now());
-        activity.received(b"GET / HTTP/1.1\n\n", Instant::now());
-        assert!(!activity.begin());
-        activity.end(Instant::now());
-        activity.received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Instant::now());
-        assert!(activity.begin(), "each head is read anew");
     }
 
     #[test]

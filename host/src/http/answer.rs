@@ -24,7 +24,7 @@ use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::activity::{Running, Waiting};
+use super::activity::{Awaited, Running, Waiting};
 use super::held::{COUNTED_FROM, HeldAnswers, HeldBytes, Hold, Holder, held_frame};
 
 /// The largest piece of an answer on HTTP/2: one frame, unless the peer allows larger ones.
@@ -147,7 +147,7 @@ pub(super) struct AnswerBody {
     rest: Bytes,
     /// The stream on HTTP/2, `None` on HTTP/1.
     stream: Option<Unread>,
-    /// Since the last piece, as long as the peer has not made room for the next one. Answers without an end do not wait.
+    /// Since the last piece, as long as the peer has not made room for the next one.
     waiting: Option<Waiting>,
     /// `None` if the answer does not count.
     hold: Option<Arc<Hold>>,
@@ -224,9 +224,9 @@ impl http_body::Body for AnswerBody {
             }
         }
         stream.handed_over();
-        if !stream.0.is_endless.load(Ordering::Relaxed) {
-            self.waiting = Some(self.running.activity().wait(Instant::now()));
-        }
+        let is_endless = stream.0.is_endless.load(Ordering::Relaxed);
+        let thing = if is_endless { Awaited::Watch } else { Awaited::Answer };
+        self.waiting = Some(self.running.activity().wait(Instant::now(), thing));
         Poll::Ready(Some(Ok(Frame::data(self.next_piece()))))
     }
 

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
-use super::activity::{Activity, Waiting};
+use super::activity::{Activity, Awaited, Waiting};
 use super::connection::Listener;
 use super::metrics::Slow;
 
@@ -47,7 +47,7 @@ impl Waits {
     fn begin(&mut self) {
         if self.now.is_none() {
             let since = *self.since.get_or_insert_with(Instant::now);
-            self.now = Some(self.activity.wait(since));
+            self.now = Some(self.activity.wait(since, Awaited::Body));
         }
     }
 }

@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
-use http::header::{CONNECTION, EXPECT};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -29,6 +30,7 @@ use tracing::{Instrument as _, debug, debug_span};
 use super::activity::{Activity, Overdue, Running};
 use super::answer::{AnswerBody, StreamEnd, Unread};
 use super::held::HeldAnswers;
+use super::lines::BodyLength;
 use super::metrics::{Ended, ServerMetrics, Slow};
 use super::request::IdentifiedRequest;
 use super::socket::{SendBuffer, WantedBuffer};
@@ -39,6 +41,10 @@ use crate::tls::ServerTls;
 
 /// Bytes of each HTTP/2 stream that may be queued for its connection: a few frames.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// The time for which a connection of a listener that closes waits for its first request: its client has connected, and
+/// would not know whether a request that is reset was worked on.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// The parts that all connections of a listener share.
 pub(super) struct Connections<S> {
@@ -173,7 +179,8 @@ where
         let drain = tasks.drain().clone();
         let slow = tasks.slow_lane().cloned();
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let (running, is_strict) = Running::begin(activity_of_requests.clone());
+            let (running, is_strict) =
+                Running::begin(activity_of_requests.clone(), length_of(request.body()));
             let service = service.clone();
             let listener = listener_of_requests.clone();
             let drain = drain.clone();
@@ -182,6 +189,7 @@ where
             let (head, body) = request.into_parts();
             let waits_for_consent = head.headers.contains_key(EXPECT);
             let version = head.version;
+            let is_head = head.method == Method::HEAD;
             let (body, unread) = RequestBody::new(body, version, listener.clone(), activity.clone());
             let mut request = Request::from_parts(head, body);
             request.extensions_mut().insert(ConnectInfo(peer));
@@ -225,7 +233,11 @@ where
             // Outside of the lane: the answer belongs to the stream, whose task this is.
             let held = listener_of_requests.held.clone();
             let finish = move |answered: Result<(Response<Body>, Running), S::Error>| {
-                answered.map(|(answer, running)| AnswerBody::of(answer, running, &held))
+                let (answer, running) = answered?;
+                // Hyper leaves the body out on HTTP/1 alone.
+                let answer =
+                    if is_head && version == Version::HTTP_2 { without_body(answer) } else { answer };
+                Ok::<_, S::Error>(AnswerBody::of(answer, running, &held))
             };
             match &slow {
                 // Requests of several tenants may share a connection of HTTP/2, so each has a lane of its own.
@@ -244,6 +256,23 @@ where
         });
         let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(socket), service));
         drive(connection, &activity, limits, &tasks, &stop).await
+    }
+}
+
+/// The answer to HEAD: it says how long its body would be.
+fn without_body(mut answer: Response<Body>) -> Response<Body> {
+    let body = std::mem::take(answer.body_mut());
+    if let Some(length) = HttpBody::size_hint(&body).exact() {
+        answer.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    answer
+}
+
+fn length_of(body: &Incoming) -> BodyLength {
+    match body.size_hint().exact() {
+        _ if body.is_end_stream() => BodyLength::Known(0),
+        Some(length) => BodyLength::Known(length),
+        None => BodyLength::Chunked,
     }
 }
 
@@ -289,6 +318,10 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut timer = pin!(tokio::time::sleep(limits.idle_timeout));
+    let mut stopped = pin!(async {
+        stop.cancelled().await;
+        let _ = tokio::time::timeout(FIRST_REQUEST, activity.first_byte()).await;
+    });
     let mut ending = None;
     let mut announced = false;
     loop {
@@ -296,8 +329,7 @@ where
             biased;
             () = tasks.cut().cancelled() => return Ended::Aborted,
             () = activity.given_up() => return Ended::Evicted,
-            // Once only: the cancelled token stays ready, and would keep this loop from everything below.
-            () = stop.cancelled(), if ending.is_none() => {
+            () = &mut stopped, if ending.is_none() => {
                 ending = Some(Ended::Drained);
                 connection.as_mut().graceful_shutdown();
             }
@@ -317,6 +349,7 @@ where
                     Ended::Failed
                 }
             },
+            () = activity.kept_waiting(), if ending.is_some() => return Ended::Aborted,
             overdue = overdue(activity, limits, timer.as_mut()) => match (overdue, ending) {
                 (Overdue::Head, _) => return Ended::HeaderTimeout,
                 (Overdue::Idle, None) => {

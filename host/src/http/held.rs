@@ -1,7 +1,7 @@
 //! A bound for the bytes of answers that wait for their clients, over all connections of a listener.
 //!
 //! In: the memory that each answer holds. Out: the end of those that have been on their way longest, when all
-//! of them together hold more than the bound. Clients that read are done in moments, so the oldest answers are those of
+//! of them together hold more than the bound. A buffer that several answers have is as old as the youngest of them. Clients that read are done in moments, so the oldest answers are those of
 //! clients that do not. Refusing new answers instead would let such clients keep everybody else from theirs.
 
 use std::collections::{BTreeMap, HashMap};
@@ -93,29 +93,56 @@ struct State {
     next: u64,
     /// By their numbers, so the oldest comes first.
     answers: BTreeMap<u64, (HeldBytes, Holder)>,
-    /// The number of answers that have each shared buffer. The length belongs to the key, because an address is used again
-    /// a moment before the last answer with the buffer that was there is taken out.
-    shared: HashMap<(usize, usize), usize>,
+    /// The answers that have each shared buffer. The length belongs to the key, because an address is used again a moment
+    /// before the last answer with the buffer that was there is taken out.
+    shared: HashMap<(usize, usize), Sharing>,
+}
+
+#[derive(Debug, Default)]
+struct Sharing {
+    answers: usize,
+    /// The number of the last answer that came, which may have left since.
+    youngest: u64,
 }
 
 impl State {
     fn add(&mut self, held: &HeldBytes) {
         self.bytes += held.own;
         for buffer in &held.shared {
-            let answers = self.shared.entry(*buffer).or_default();
-            *answers += 1;
-            if *answers == 1 {
+            let sharing = self.shared.entry(*buffer).or_default();
+            sharing.answers += 1;
+            sharing.youngest = self.next;
+            if sharing.answers == 1 {
                 self.bytes += buffer.1;
             }
         }
     }
 
+    /// Takes out an answer with the bytes that have been there longest. A buffer is as old as the youngest answer with it:
+    /// as long as new ones come, ending an older one would free nothing.
+    fn take_oldest(&mut self) -> Option<(HeldBytes, Holder)> {
+        let mut oldest: Option<(u64, u64)> = None;
+        for (number, (held, _)) in &self.answers {
+            // No bytes are older than their answer.
+            if oldest.is_some_and(|(age, _)| age <= *number) {
+                break;
+            }
+            let of_buffers = held.shared.iter().filter_map(|buffer| Some(self.shared.get(buffer)?.youngest));
+            let own = (held.own >= COUNTED_FROM).then_some(*number);
+            let age = of_buffers.chain(own).min().unwrap_or(*number);
+            if oldest.is_none_or(|(before, _)| age < before) {
+                oldest = Some((age, *number));
+            }
+        }
+        self.answers.remove(&oldest?.1)
+    }
+
     fn remove(&mut self, held: &HeldBytes) {
         self.bytes = self.bytes.saturating_sub(held.own);
         for buffer in &held.shared {
-            let Some(answers) = self.shared.get_mut(buffer) else { continue };
-            *answers -= 1;
-            if *answers == 0 {
+            let Some(sharing) = self.shared.get_mut(buffer) else { continue };
+            sharing.answers -= 1;
+            if sharing.answers == 0 {
                 self.bytes = self.bytes.saturating_sub(buffer.1);
                 self.shared.remove(buffer);
             }
@@ -160,7 +187,7 @@ impl HeldAnswers {
         state.add(&held);
         let mut ended = Vec::new();
         while state.bytes > self.limit
-            && let Some((_, (freed, oldest))) = state.answers.pop_first()
+            && let Some((freed, oldest)) = state.take_oldest()
         {
             state.remove(&freed);
             ended.push(oldest);
@@ -221,6 +248,7 @@ pub(super) fn held_frame(data: Bytes, hold: Option<Arc<Hold>>, running: Running)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::lines::BodyLength;
 
     fn connection() -> Arc<Activity> {
         Arc::new(Activity::new(Instant::now()))
@@ -243,7 +271,7 @@ mod tests {
         assert_eq!(ended, [true, false, true, false]);
         assert_eq!(held.state.lock().bytes, 60);
         // A frame that was handed on counts after its answer has ended.
-        let (running, _) = Running::begin(connections[3].clone());
+        let (running, _) = Running::begin(connections[3].clone(), BodyLength::Known(0));
         let frame = held_frame(Bytes::from_static(b"0123456789"), Some(fourth), running);
         assert!(!connections[3].evict(Instant::now(), false), "its request is running");
         let part = frame.slice(3..5);
@@ -281,5 +309,29 @@ mod tests {
         let _small = held.hold(HeldBytes::own(10), Holder::Connection(small.clone()));
         let _large = held.hold(HeldBytes::own(1000), Holder::Connection(large.clone()));
         assert_eq!((small.is_given_up(), large.is_given_up()), (true, false));
+    }
+
+    #[tokio::test]
+    async fn a_buffer_is_as_old_as_the_youngest_answer_with_it() {
+        let held = HeldAnswers::new(100_000, ServerMetrics::none());
+        let connections = [(); 6].map(|()| connection());
+        let ended = || connections.iter().map(|connection| connection.is_given_up()).collect::<Vec<_>>();
+        let hold = |number: usize, bytes| held.hold(bytes, Holder::Connection(connections[number].clone()));
+        let [popular, forgotten] = [(); 2].map(|()| Bytes::from(vec![b'x'; 40_000]));
+        let mut holds = vec![
+            hold(0, HeldBytes::of(&popular)),
+            // Two clients that read nothing must not keep a buffer for each other.
+            hold(1, HeldBytes::of(&forgotten)),
+            hold(2, HeldBytes::of(&forgotten)),
+            hold(3, HeldBytes::of(&popular)),
+        ];
+        assert_eq!(ended(), [false; 6]);
+        holds.push(hold(4, HeldBytes::own(50_000)));
+        assert_eq!(ended(), [false, true, true, false, false, false]);
+        // The next oldest: the popular buffer is still of use to nobody else.
+        holds.push(hold(5, HeldBytes::own(50_000)));
+        assert_eq!(ended(), [true, true, true, true, false, false]);
+        drop(holds);
+        assert_eq!(held.state.lock().bytes, 0);
     }
 }

@@ -45,6 +45,27 @@ async fn a_drain_answers_and_closes_until_the_stop() {
 }
 
 #[tokio::test]
+async fn a_client_that_connects_right_before_the_stop_is_answered() {
+    for reuse_port in [false, true] {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), reuse_port).expect("binds");
+        let limits = ServerLimits { reuse_port, ..ServerLimits::default() };
+        let (server, stop) = lingering(listener, limits).await;
+        // The kernel has it, and nobody has accepted it.
+        let mut client = server.connect().await;
+        server.tasks.drain().cancel();
+        stop.cancel();
+        // Until the listener has closed, so that the request comes later.
+        while TcpStream::connect(server.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        client.write_all(GET).await.expect("writes");
+        let answer = read_to_end(&mut client).await;
+        assert!(answer.contains("Connection: close") && answer.ends_with("hello"), "{answer}");
+        server.ended.await.expect("ends");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_on_http2_is_told_of_the_drain() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let (server, _stop) = lingering(listener, ServerLimits::default()).await;

@@ -26,6 +26,23 @@ async fn a_head_that_proxies_may_read_differently_is_refused() {
 }
 
 #[tokio::test]
+async fn a_head_in_the_read_of_the_request_before_it_is_checked_too() {
+    let router = hello().route("/", post(async |body: String| body));
+    let server = start(router, ServerLimits::default()).await;
+    let bare = "GET / HTTP/1.1\nhost: a\r\n\r\n";
+    for before in [
+        "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n\n\n",
+        "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n\n\n\r\n0\r\n\r\n",
+    ] {
+        let answer = server.exchange(format!("{before}{bare}").as_bytes()).await;
+        let statuses: Vec<&str> =
+            answer.match_indices("HTTP/1.1 ").map(|(at, _)| &answer[at + 9..at + 12]).collect();
+        assert_eq!(statuses, ["200", "400"], "{before:?}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_before_the_end_of_a_body_is_seen() {
     let router = hello().route("/refused", post(async || (axum::http::StatusCode::CONFLICT, "no")));
     let server = start(router, ServerLimits::default()).await;

@@ -307,6 +307,24 @@ async fn a_client_that_does_not_read_its_answer_loses_its_place_to_a_new_one() {
 }
 
 #[tokio::test]
+async fn an_answer_to_head_has_no_body_on_http2() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("has an address");
+    // Without axum, which leaves the bodies of its routes out by itself, and not those of the layers around them.
+    let service = tower::service_fn(async |_: http::Request<RequestBody>| {
+        Ok::<_, std::io::Error>(Response::new(Body::from("hello")))
+    });
+    tokio::spawn(async move { serve(listener, service, ServerLimits::default(), &Tasks::new()).await });
+    let url: http::Uri = format!("http://{address}/").parse().expect("is a url");
+    for (method, length) in [(http::Method::HEAD, 0), (http::Method::GET, 5)] {
+        let request = Request::builder().method(method).uri(&url).body(Body::empty()).expect("is a request");
+        let answer = http2().request(request).await.expect("answers");
+        assert_eq!(answer.headers()["content-length"], "5");
+        assert_eq!(answer.into_body().collect().await.expect("is read").to_bytes().len(), length);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_of_the_slow_lane_has_its_deadline_too() {
     let (freed, mut frees) = unbounded_channel();
     let answer = get(async move || {
