@@ -95,6 +95,19 @@ async fn plain_watches_go_on_until_another_gateway_is_ready() {
 }
 
 #[tokio::test]
+async fn watches_whose_turns_are_late_make_no_drain_fail() {
+    let world = World::with(Config { drain_over: Duration::from_secs(3600), ..config() }).await;
+    world.control_plane.consumer("c", &["p"]);
+    let mut plain = world.watch("c").await;
+    let mut resumable = world.watch_path(&format!("{WATCHER}?rev=0")).await;
+    world.tasks.drain().cancel();
+    assert!(world.tasks.finish(Duration::from_secs(1)).await, "clients are cut off in time");
+    for watcher in [&mut plain, &mut resumable] {
+        while let Some(Ok(_)) = watcher.next().await {}
+    }
+}
+
+#[tokio::test]
 async fn a_plain_watch_without_a_place_is_taken_and_ended() {
     let limits = LimitsConfig { node: 1, ..LimitsConfig::default() };
     let world = World::with(Config { limits, ..config() }).await;
