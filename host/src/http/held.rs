@@ -1,11 +1,12 @@
 //! A bound for the bytes of answers that wait for their clients, over all connections of a listener.
 //!
 //! In: the memory that each answer holds. Out: the end of those that have been on their way longest, when all
-//! of them together hold more than the bound. A buffer that several answers have is as old as the youngest of them. Clients that read are done in moments, so the oldest answers are those of
+//! of them together hold more than the bound. Answers that share a buffer with many others are spared. Clients that read are done in moments, so the oldest answers are those of
 //! clients that do not. Refusing new answers instead would let such clients keep everybody else from theirs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -92,49 +93,67 @@ struct State {
     /// The number of the next answer.
     next: u64,
     /// By their numbers, so the oldest comes first.
-    answers: BTreeMap<u64, (HeldBytes, Holder)>,
+    answers: BTreeMap<u64, Waiting>,
     /// The answers that have each shared buffer. The length belongs to the key, because an address is used again a moment
     /// before the last answer with the buffer that was there is taken out.
     shared: HashMap<(usize, usize), Sharing>,
 }
 
-#[derive(Debug, Default)]
+/// An answer that waits for its client.
+#[derive(Debug)]
+struct Waiting {
+    held: HeldBytes,
+    since: Instant,
+    holder: Holder,
+}
+
+/// The answers that have a buffer.
+#[derive(Debug)]
 struct Sharing {
-    answers: usize,
-    /// The number of the last answer that came, which may have left since.
-    youngest: u64,
+    answers: u32,
+    /// The time at which the last one came, which may have left since.
+    last: Instant,
+}
+
+impl Sharing {
+    fn due(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last) / self.answers.max(1)
+    }
 }
 
 impl State {
-    fn add(&mut self, held: &HeldBytes) {
+    fn add(&mut self, held: &HeldBytes, now: Instant) {
         self.bytes += held.own;
         for buffer in &held.shared {
-            let sharing = self.shared.entry(*buffer).or_default();
+            let sharing = self.shared.entry(*buffer).or_insert(Sharing { answers: 0, last: now });
             sharing.answers += 1;
-            sharing.youngest = self.next;
+            sharing.last = now;
             if sharing.answers == 1 {
                 self.bytes += buffer.1;
             }
         }
     }
 
-    /// Takes out an answer with the bytes that have been there longest. A buffer is as old as the youngest answer with it:
-    /// as long as new ones come, ending an older one would free nothing.
-    fn take_oldest(&mut self) -> Option<(HeldBytes, Holder)> {
-        let mut oldest: Option<(u64, u64)> = None;
-        for (number, (held, _)) in &self.answers {
-            // No bytes are older than their answer.
-            if oldest.is_some_and(|(age, _)| age <= *number) {
+    /// Takes out the answer whose end is due first. The end of one among several that have a buffer frees nothing, so a
+    /// buffer is as old as the youngest of them, and only a part as due as their number says: of answers that clients do
+    /// not read, few have the same buffer.
+    fn take_due(&mut self, now: Instant) -> Option<Waiting> {
+        let mut first: Option<(Duration, u64)> = None;
+        for (number, waiting) in &self.answers {
+            let age = now.saturating_duration_since(waiting.since);
+            // Those that came later are younger, and none is more due than its age.
+            if first.is_some_and(|(due, _)| due >= age) {
                 break;
             }
-            let of_buffers = held.shared.iter().filter_map(|buffer| Some(self.shared.get(buffer)?.youngest));
-            let own = (held.own >= COUNTED_FROM).then_some(*number);
-            let age = of_buffers.chain(own).min().unwrap_or(*number);
-            if oldest.is_none_or(|(before, _)| age < before) {
-                oldest = Some((age, *number));
+            let held = &waiting.held;
+            let of_buffers = held.shared.iter().filter_map(|buffer| Some(self.shared.get(buffer)?.due(now)));
+            let own = (held.own >= COUNTED_FROM).then_some(age);
+            let due = of_buffers.chain(own).max().unwrap_or(age);
+            if first.is_none_or(|(before, _)| due > before) {
+                first = Some((due, *number));
             }
         }
-        self.answers.remove(&oldest?.1)
+        self.answers.remove(&first?.1)
     }
 
     fn remove(&mut self, held: &HeldBytes) {
@@ -182,24 +201,25 @@ impl HeldAnswers {
     /// Counts an answer until the hold and all its clones are dropped, and ends older ones if there are too many bytes.
     /// An answer that exceeds the bound by itself is alone then.
     pub(super) fn hold(self: &Arc<Self>, held: HeldBytes, holder: Holder) -> Arc<Hold> {
+        let now = Instant::now();
         let mut state = self.state.lock();
         let before = state.bytes;
-        state.add(&held);
+        state.add(&held, now);
         let mut ended = Vec::new();
         while state.bytes > self.limit
-            && let Some((freed, oldest)) = state.take_oldest()
+            && let Some(due) = state.take_due(now)
         {
-            state.remove(&freed);
-            ended.push(oldest);
+            state.remove(&due.held);
+            ended.push(due.holder);
         }
         let number = state.next;
         state.next += 1;
-        state.answers.insert(number, (held, holder));
+        state.answers.insert(number, Waiting { held, since: now, holder });
         self.metrics.held(before, state.bytes);
         drop(state);
-        for oldest in ended {
+        for holder in ended {
             self.metrics.slow(Slow::Memory);
-            oldest.end();
+            holder.end();
         }
         Arc::new(Hold { of: self.clone(), number })
     }
@@ -207,9 +227,9 @@ impl HeldAnswers {
     fn release(&self, number: u64) {
         let mut state = self.state.lock();
         // It is gone already if it was ended to make room.
-        let Some((held, _)) = state.answers.remove(&number) else { return };
+        let Some(waiting) = state.answers.remove(&number) else { return };
         let before = state.bytes;
-        state.remove(&held);
+        state.remove(&waiting.held);
         self.metrics.held(before, state.bytes);
     }
 }
@@ -311,26 +331,27 @@ mod tests {
         assert_eq!((small.is_given_up(), large.is_given_up()), (true, false));
     }
 
-    #[tokio::test]
-    async fn a_buffer_is_as_old_as_the_youngest_answer_with_it() {
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_share_a_buffer_with_others_are_spared() {
         let held = HeldAnswers::new(100_000, ServerMetrics::none());
         let connections = [(); 6].map(|()| connection());
         let ended = || connections.iter().map(|connection| connection.is_given_up()).collect::<Vec<_>>();
         let hold = |number: usize, bytes| held.hold(bytes, Holder::Connection(connections[number].clone()));
+        let pass = async |seconds| tokio::time::advance(Duration::from_secs(seconds)).await;
         let [popular, forgotten] = [(); 2].map(|()| Bytes::from(vec![b'x'; 40_000]));
-        let mut holds = vec![
-            hold(0, HeldBytes::of(&popular)),
-            // Two clients that read nothing must not keep a buffer for each other.
-            hold(1, HeldBytes::of(&forgotten)),
-            hold(2, HeldBytes::of(&forgotten)),
-            hold(3, HeldBytes::of(&popular)),
-        ];
-        assert_eq!(ended(), [false; 6]);
+        let mut holds = vec![hold(0, HeldBytes::of(&popular))];
+        // Two clients that read nothing must not keep a buffer for each other.
+        holds.push(hold(1, HeldBytes::of(&forgotten)));
+        holds.push(hold(2, HeldBytes::of(&forgotten)));
+        pass(10).await;
+        holds.push(hold(3, HeldBytes::of(&popular)));
+        pass(1).await;
         holds.push(hold(4, HeldBytes::own(50_000)));
         assert_eq!(ended(), [false, true, true, false, false, false]);
-        // The next oldest: the popular buffer is still of use to nobody else.
+        pass(9).await;
+        // Two ends would free less than one.
         holds.push(hold(5, HeldBytes::own(50_000)));
-        assert_eq!(ended(), [true, true, true, true, false, false]);
+        assert_eq!(ended(), [false, true, true, false, true, false]);
         drop(holds);
         assert_eq!(held.state.lock().bytes, 0);
     }
