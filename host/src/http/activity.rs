@@ -51,9 +51,12 @@ struct ActivityState {
     lines: Lines,
 }
 
-/// A wait for a client, and since when.
+/// A wait for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wait {
+    /// The time of the first wait for this thing. A client that sends a byte now and then is waited for since then.
+    first: Instant,
+    /// The time since which the client has done nothing.
     since: Instant,
     thing: Awaited,
 }
@@ -67,12 +70,6 @@ pub(super) enum Awaited {
     Answer,
     /// An answer without an end, such as a watch.
     Watch,
-}
-
-impl Wait {
-    fn is_late(&self, now: Instant) -> bool {
-        is_late(self.since, now)
-    }
 }
 
 fn is_late(since: Instant, now: Instant) -> bool {
@@ -214,8 +211,8 @@ impl Activity {
             // The oldest wait counts, because a client on HTTP/2 may begin a new one at any time.
             Phase::Serving(running) => {
                 let waits = state.waits.iter().filter(|wait| wait.thing != Awaited::Watch);
-                let all_wait =
-                    waits.clone().count() >= running && waits.into_iter().any(|wait| wait.is_late(now));
+                let all_wait = waits.clone().count() >= running
+                    && waits.into_iter().any(|wait| is_late(wait.first, now));
                 // On HTTP/1 nothing goes on behind an answer that is not read.
                 let is_unread = state.http2 == Some(false) && !state.answer.is_endless;
                 !idle_only
@@ -225,8 +222,8 @@ impl Activity {
         state.evicted
     }
 
-    /// Resolves when the client keeps a connection waiting that is to end, for as long as [`PATIENCE`]. Answers with an end
-    /// do not count, because a slow network looks like a client that does not read.
+    /// Resolves when the client has done nothing for [`PATIENCE`] on a connection that is to end and waits for it. Answers
+    /// with an end do not count, because a slow network looks like a client that does not read.
     pub(super) async fn kept_waiting(&self) {
         loop {
             tokio::time::sleep(PATIENCE).await;
@@ -241,8 +238,10 @@ impl Activity {
         match state.phase {
             Phase::Idle(since) | Phase::Reading(since) => is_late(since, now),
             Phase::Serving(running) => {
-                let late =
-                    state.waits.iter().filter(|wait| wait.thing != Awaited::Answer && wait.is_late(now));
+                let late = state
+                    .waits
+                    .iter()
+                    .filter(|wait| wait.thing != Awaited::Answer && is_late(wait.since, now));
                 // A watch on HTTP/1. Its client can resume it elsewhere.
                 let is_unread = state.http2 == Some(false) && state.answer.is_endless;
                 late.count() >= running
@@ -261,10 +260,10 @@ impl Activity {
         self.state.lock().stalled.is_some_and(|since| now.saturating_duration_since(since) >= STALL)
     }
 
-    /// Counts a request as waiting for its client until the guard is dropped. `since` is the time of the first wait for the
-    /// body of the request, or of the wait for room for a piece of its answer.
-    pub(super) fn wait(self: &Arc<Self>, since: Instant, thing: Awaited) -> Waiting {
-        let wait = Wait { since, thing };
+    /// Counts a request as waiting for its client from now on, until the guard is dropped. `first` is the time of the first
+    /// wait for the same thing.
+    pub(super) fn wait(self: &Arc<Self>, first: Instant, thing: Awaited) -> Waiting {
+        let wait = Wait { first, since: Instant::now(), thing };
         self.state.lock().waits.push(wait);
         Waiting { activity: self.clone(), wait }
     }

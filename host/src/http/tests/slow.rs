@@ -363,6 +363,24 @@ async fn an_answer_on_http2_that_pauses_is_not_ended() {
 }
 
 #[tokio::test]
+async fn a_body_that_comes_slowly_is_read_to_its_end_in_a_drain() {
+    let server = start(reading(), ServerLimits::default()).await;
+    let mut stream = server.connect().await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 8\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    stream.readable().await.expect("the server waits for the body");
+    server.tasks.drain().cancel();
+    for _ in 0..8 {
+        // More than a second for all of them.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stream.write_all(b"x").await.expect("writes");
+    }
+    let answer = read_to_end(&mut stream).await;
+    assert!(answer.contains("HTTP/1.1 200 "), "{answer}");
+    server.ended.await.expect("ends");
+}
+
+#[tokio::test]
 async fn no_client_makes_a_drain_fail() {
     let (freed, _frees) = unbounded_channel();
     let server = start(reading().merge(reporting(freed)), ServerLimits::default()).await;
