@@ -281,6 +281,7 @@ pub async fn serve_until<S>(
     let name = limits.name;
     let has_successor = limits.reuse_port;
     let mut acceptor = Acceptor::new(listener, limits.connections, metrics.clone(), name);
+    // For the connections, which may outlive the listener: one that shares its address closes when the drain begins.
     let ending = CancellationToken::new();
     let connections = Connections::new(service, limits, metrics, tasks.clone(), ending.clone());
     let mut open = JoinSet::new();

@@ -15,13 +15,10 @@ use tokio::time::Instant;
 use super::ServerLimits;
 use super::lines::{BodyLength, Lines};
 
-/// The time for which a client may keep a request waiting, with its body or by not reading the answer, before the
-/// connection counts as one without a request. Bodies that come with their heads, or right after, never wait as long, nor
-/// do answers to clients that read.
+/// The time for which a client may keep its connection waiting, with the body of a request or by not reading an answer,
+/// before the connection may be closed to make room for others. Bodies that come with their heads, or right after, never
+/// take as long, nor do answers to clients that read.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The time for which a socket must have taken nothing before its connection may be ended with one of its streams.
-const STALL: Duration = Duration::from_secs(1);
 
 /// The state of one connection, shared by its socket, its requests and its timer.
 #[derive(Debug)]
@@ -112,6 +109,11 @@ impl ActivityState {
             Phase::Serving(n) => Phase::Serving(n + 1),
             Phase::Idle(_) | Phase::Reading(_) => Phase::Serving(1),
         };
+    }
+
+    /// True if the socket has taken nothing for a while.
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.stalled.is_some_and(|since| is_late(since, now))
     }
 }
 
@@ -210,13 +212,11 @@ impl Activity {
             Phase::Idle(_) | Phase::Reading(_) => true,
             // The oldest wait counts, because a client on HTTP/2 may begin a new one at any time.
             Phase::Serving(running) => {
-                let waits = state.waits.iter().filter(|wait| wait.thing != Awaited::Watch);
-                let all_wait = waits.clone().count() >= running
-                    && waits.into_iter().any(|wait| is_late(wait.first, now));
+                let mut waits = state.waits.iter().filter(|wait| wait.thing != Awaited::Watch);
+                let all_wait = waits.clone().count() >= running && waits.any(|wait| is_late(wait.first, now));
                 // On HTTP/1 nothing goes on behind an answer that is not read.
                 let is_unread = state.http2 == Some(false) && !state.answer.is_endless;
-                !idle_only
-                    && (all_wait || (is_unread && state.stalled.is_some_and(|since| is_late(since, now))))
+                !idle_only && (all_wait || (is_unread && state.is_stalled(now)))
             }
         };
         state.evicted
@@ -244,8 +244,7 @@ impl Activity {
                     .filter(|wait| wait.thing != Awaited::Answer && is_late(wait.since, now));
                 // A watch on HTTP/1. Its client can resume it elsewhere.
                 let is_unread = state.http2 == Some(false) && state.answer.is_endless;
-                late.count() >= running
-                    || (is_unread && state.stalled.is_some_and(|since| is_late(since, now)))
+                late.count() >= running || (is_unread && state.is_stalled(now))
             }
         }
     }
@@ -257,7 +256,7 @@ impl Activity {
 
     /// True if the socket has taken nothing for a while.
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        self.state.lock().stalled.is_some_and(|since| now.saturating_duration_since(since) >= STALL)
+        self.state.lock().is_stalled(now)
     }
 
     /// Counts a request as waiting for its client from now on, until the guard is dropped. `first` is the time of the first

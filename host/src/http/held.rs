@@ -134,9 +134,9 @@ impl State {
         }
     }
 
-    /// Takes out the answer whose end is due first. The end of one among several that have a buffer frees nothing, so a
-    /// buffer is as old as the youngest of them, and only a part as due as their number says: of answers that clients do
-    /// not read, few have the same buffer.
+    /// Takes out the answer whose end is due first, which is the oldest one, with an exception for shared buffers. To end one
+    /// of several answers that have a buffer frees nothing, so the buffer counts as old as the youngest of them. That age
+    /// is divided by their number, because clients that read nothing seldom share a buffer, and a crowd of readers does.
     fn take_due(&mut self, now: Instant) -> Option<Waiting> {
         let mut first: Option<(Duration, u64)> = None;
         for (number, waiting) in &self.answers {

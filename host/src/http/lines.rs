@@ -65,8 +65,7 @@ impl Lines {
             match &mut self.place {
                 Place::Ended => return self.rest.extend_from_slice(bytes),
                 Place::Body(left) => {
-                    let passed = pass(left, &mut bytes);
-                    if passed {
+                    if pass(left, &mut bytes) {
                         self.place = Place::default();
                     }
                 }
