@@ -2,8 +2,8 @@
 //! access policy.
 //!
 //! Any replica may answer. A replica whose view has not reached the requested revision waits a little and
-//! then declines; the gateway repeats the request, and another replica takes it. Everything in one answer
-//! comes from one snapshot.
+//! then declines; the gateway repeats the request, and another replica takes it. A request that one replica
+//! does not answer soon is sent to all of them. Everything in one answer comes from one snapshot.
 //!
 //! This file only receives, waits and sends. The pure part is [`answer`], which builds an answer from a
 //! snapshot and the history.
@@ -53,24 +53,37 @@ pub struct Responder {
     bundle: Mutex<Option<(Arc<Policy>, Arc<Bundle>)>>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum RequestKind {
     Interest,
-    /// A replay from one replica. A replica with too short a history answers with the state.
+    /// A replica with too short a history answers with the state.
     Replay,
-    /// A replay from all replicas at once. Only a replica with the complete history answers.
+    /// Only a replica with the complete history answers.
     History,
     Digest,
     Policy,
 }
 
-/// The requests that the bus gives to one replica each. History goes to all of them, and is subscribed apart.
-const ONE_REPLICA: [(&str, RequestKind); 4] = [
+/// The replicas that receive a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SentTo {
+    /// The bus has chosen this one, which says so when it cannot answer.
+    One,
+    /// All of them. A replica that cannot answer is silent, because another one may answer, and a refusal must
+    /// not come before that answer.
+    All,
+}
+
+/// The requests that are sent to one replica, or to all of them. History is sent to all of them only.
+const REQUESTS: [(&str, RequestKind); 4] = [
     (subject::RPC_INTEREST, RequestKind::Interest),
     (subject::RPC_REPLAY, RequestKind::Replay),
     (subject::RPC_DIGEST, RequestKind::Digest),
     (subject::RPC_POLICY, RequestKind::Policy),
 ];
+
+/// The encoded parts of an answer, in order.
+type Payloads = Box<dyn Iterator<Item = Vec<u8>> + Send>;
 
 impl Responder {
     /// A responder for the view of `registry`.
@@ -101,36 +114,38 @@ impl Responder {
     /// Serves until a subscription cannot be opened, or all of them have ended.
     async fn serve(self: Arc<Self>) -> Result<(), BusError> {
         let mut requests = SelectAll::new();
-        // Not `serve`: a replica that cannot answer stays silent, so all of them have to see the request.
         let history = self.bus.subscribe(subject::RPC_HISTORY).await?;
-        requests.push(tagged(history, RequestKind::History));
-        for (subject, kind) in ONE_REPLICA {
-            let messages = self.bus.serve(subject, subject::REPLICAS).await?;
-            requests.push(tagged(messages, kind));
+        requests.push(tagged(history, RequestKind::History, SentTo::All));
+        for (subject, kind) in REQUESTS {
+            let to_one = self.bus.serve(subject, subject::REPLICAS).await?;
+            requests.push(tagged(to_one, kind, SentTo::One));
+            let to_all = self.bus.subscribe(&subject::to_all(subject)).await?;
+            requests.push(tagged(to_all, kind, SentTo::All));
         }
         let mut running = JoinSet::new();
-        while let Some((kind, message)) = requests.next().await {
+        while let Some((kind, sent_to, message)) = requests.next().await {
             while running.len() >= MAX_CONCURRENT {
                 running.join_next().await;
             }
             // A JoinSet keeps each finished task until it is joined, so they are collected as requests come.
             while running.try_join_next().is_some() {}
             let this = self.clone();
-            running.spawn(async move { this.respond(kind, message).await });
+            running.spawn(async move { this.respond(kind, sent_to, message).await });
         }
         while running.join_next().await.is_some() {}
         Ok(())
     }
 
-    async fn respond(&self, kind: RequestKind, request: Message) {
+    async fn respond(&self, kind: RequestKind, sent_to: SentTo, request: Message) {
         // A message without a reply subject is no request: nobody would receive the answer.
         let Some(reply_subject) = request.reply.clone() else { return };
-        let payloads: Box<dyn Iterator<Item = Vec<u8>> + Send> = match kind {
-            RequestKind::Interest => Box::new(self.interest(&request.payload).await.into_iter()),
-            RequestKind::Replay => self.replay(&request.payload, false).await,
-            RequestKind::History => self.replay(&request.payload, true).await,
-            RequestKind::Digest => Box::new(std::iter::once(self.digest(&request.payload).await)),
-            RequestKind::Policy => Box::new(self.policy(&request.payload).await.into_iter()),
+        let payloads = match self.answer(kind, &request.payload).await {
+            Ok(payloads) => payloads,
+            Err(error) if sent_to == SentTo::All => {
+                debug!(?kind, %error, "a request to all replicas is left to the others");
+                return;
+            }
+            Err(error) => Box::new(std::iter::once(refusal(kind, &error))),
         };
         for payload in payloads {
             let reply = Message {
@@ -161,17 +176,23 @@ impl Responder {
         }
     }
 
-    async fn interest(&self, payload: &[u8]) -> Vec<Vec<u8>> {
-        match self.try_interest(payload).await {
-            Ok(payloads) => payloads,
-            Err(error) => {
-                let reply = pb::InterestReply { error: error.to_string(), ..Default::default() };
-                vec![reply.encode_to_vec()]
+    async fn answer(&self, kind: RequestKind, payload: &[u8]) -> Result<Payloads, AnswerError> {
+        Ok(match kind {
+            RequestKind::Interest => Box::new(self.interest(payload).await?.into_iter()),
+            RequestKind::Replay => Box::new(self.replay(payload).await?.payloads),
+            RequestKind::History => {
+                let replay = self.replay(payload).await?;
+                if !replay.complete {
+                    return Err(AnswerError::HistoryTooShort);
+                }
+                Box::new(replay.payloads)
             }
-        }
+            RequestKind::Digest => Box::new(std::iter::once(self.digest(payload).await?.encode_to_vec())),
+            RequestKind::Policy => Box::new(self.policy(payload).await?.into_iter()),
+        })
     }
 
-    async fn try_interest(&self, payload: &[u8]) -> Result<Vec<Vec<u8>>, AnswerError> {
+    async fn interest(&self, payload: &[u8]) -> Result<Vec<Vec<u8>>, AnswerError> {
         let request = pb::InterestRequest::decode(payload)?;
         let min_rev = request.min_rev;
         let incarnation = request.incarnation;
@@ -185,18 +206,10 @@ impl Responder {
             let confirmed = self.registry.confirmed().await?;
             snapshot = confirmed.ok_or(AnswerError::Unconfirmed)?;
         }
-        Ok(answer::interest(&snapshot, self.registry.view().history(), &want, self.room()))
+        Ok(answer::interest(&snapshot, self.registry.view().history(), &want, answer_id(), self.room()))
     }
 
-    async fn digest(&self, payload: &[u8]) -> Vec<u8> {
-        let reply = match self.try_digest(payload).await {
-            Ok(reply) => reply,
-            Err(error) => pb::DigestReply { error: error.to_string(), ..Default::default() },
-        };
-        reply.encode_to_vec()
-    }
-
-    async fn try_digest(&self, payload: &[u8]) -> Result<pb::DigestReply, AnswerError> {
+    async fn digest(&self, payload: &[u8]) -> Result<pb::DigestReply, AnswerError> {
         let request = pb::DigestRequest::decode(payload)?;
         if let (true, Some(since)) = (request.confirm, request.changed_since) {
             let snapshot = self.registry.confirmed().await?.ok_or(AnswerError::Unconfirmed)?;
@@ -235,20 +248,11 @@ impl Responder {
         })
     }
 
-    async fn policy(&self, payload: &[u8]) -> Vec<Vec<u8>> {
-        match self.try_policy(payload).await {
-            Ok(parts) => parts.iter().map(prost::Message::encode_to_vec).collect(),
-            Err(error) => {
-                let reply = pb::PolicyReply { error: error.to_string(), ..Default::default() };
-                vec![reply.encode_to_vec()]
-            }
-        }
-    }
-
-    async fn try_policy(&self, payload: &[u8]) -> Result<Vec<pb::PolicyReply>, AnswerError> {
+    async fn policy(&self, payload: &[u8]) -> Result<Vec<Vec<u8>>, AnswerError> {
         let request = pb::PolicyRequest::decode(payload)?;
         let snapshot = self.snapshot(request.min_rev, None).await?;
-        Ok(page::policy(&self.bundle_of(&snapshot.policy), self.room()))
+        let parts = page::policy(&self.bundle_of(&snapshot.policy), answer_id(), self.room());
+        Ok(parts.iter().map(prost::Message::encode_to_vec).collect())
     }
 
     fn bundle_of(&self, policy: &Arc<Policy>) -> Arc<Bundle> {
@@ -263,36 +267,37 @@ impl Responder {
         bundle
     }
 
-    /// Answers a replay request. With `only_complete`, a replica without the complete history sends nothing.
-    async fn replay(&self, payload: &[u8], only_complete: bool) -> Box<dyn Iterator<Item = Vec<u8>> + Send> {
-        match self.try_replay(payload).await {
-            Ok(replay) if only_complete && !replay.complete => Box::new(std::iter::empty()),
-            Ok(replay) => Box::new(replay.payloads),
-            Err(error) => {
-                if let AnswerError::Undecodable(error) = &error {
-                    warn!(%error, "a replay request cannot be decoded");
-                }
-                // Another replica may have what this one lacks, and its answer must not be preceded by an
-                // error.
-                if only_complete {
-                    return Box::new(std::iter::empty());
-                }
-                let reply = pb::ReplayReply { error: error.to_string(), last: true, ..Default::default() };
-                Box::new(std::iter::once(reply.encode_to_vec()))
-            }
-        }
-    }
-
-    async fn try_replay(&self, payload: &[u8]) -> Result<answer::Replay, AnswerError> {
-        let request = pb::ReplayRequest::decode(payload)?;
+    async fn replay(&self, payload: &[u8]) -> Result<answer::Replay, AnswerError> {
+        let request = pb::ReplayRequest::decode(payload)
+            .inspect_err(|error| warn!(%error, "a replay request cannot be decoded"))?;
         let snapshot = self.snapshot(request.min_rev, request.incarnation).await?;
         let wants = answer::ReplayWant::parse_all(request);
-        // Several replicas may answer, and the gateway reads one of them: its parts share this number.
-        let answer_id = fastrand::u64(1..);
-        Ok(answer::replay(&snapshot, self.registry.view().history(), wants, answer_id, self.room()))
+        Ok(answer::replay(&snapshot, self.registry.view().history(), wants, answer_id(), self.room()))
     }
 }
 
-fn tagged(messages: Messages, kind: RequestKind) -> impl Stream<Item = (RequestKind, Message)> + Unpin {
-    messages.map(move |message| (kind, message))
+/// The number that the parts of an answer share: several replicas may answer, and the gateway reads one of them.
+fn answer_id() -> u64 {
+    fastrand::u64(1..)
+}
+
+/// The encoded answer with which a replica refuses.
+fn refusal(kind: RequestKind, error: &AnswerError) -> Vec<u8> {
+    let error = error.to_string();
+    match kind {
+        RequestKind::Interest => pb::InterestReply { error, ..Default::default() }.encode_to_vec(),
+        RequestKind::Replay | RequestKind::History => {
+            pb::ReplayReply { error, last: true, ..Default::default() }.encode_to_vec()
+        }
+        RequestKind::Digest => pb::DigestReply { error, ..Default::default() }.encode_to_vec(),
+        RequestKind::Policy => pb::PolicyReply { error, ..Default::default() }.encode_to_vec(),
+    }
+}
+
+fn tagged(
+    messages: Messages,
+    kind: RequestKind,
+    sent_to: SentTo,
+) -> impl Stream<Item = (RequestKind, SentTo, Message)> + Unpin {
+    messages.map(move |message| (kind, sent_to, message))
 }

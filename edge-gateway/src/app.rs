@@ -42,6 +42,7 @@ use crate::forward::Forward;
 use crate::gateway::encoding::Encoding;
 use crate::gateway::{Drains, EdgeReads, Gateway, GatewayParts};
 use crate::heartbeat::Batches;
+use crate::hedge::Hedge;
 use crate::limits::Limits;
 use crate::logins::Logins;
 use crate::metrics::{Metrics, list_bytes};
@@ -187,6 +188,7 @@ impl App {
         let follower = Follower {
             handle: policy.clone(),
             bus: bus.clone(),
+            hedge: Hedge::new(metrics.upstream.clone()),
             timeout: config.upstream.request_timeout,
             condition: config.access.enable.then(|| readiness.condition("access_policy")),
         };

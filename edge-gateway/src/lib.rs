@@ -12,6 +12,7 @@
 //! | `app` | settings and surroundings | the rooms, joined |
 //! | `gateway` | requests | sockets for the shards, requests for `forward` |
 //! | `upstream` | events, interest, bookmarks, answers | pushes in order, each once |
+//! | `hedge` | requests over the bus | the first answer, of one control plane or of all |
 //! | `fanout` | pushes, sockets | bytes, one write per session for all that is pending |
 //! | `fleet` | announcements of other gateways | whether one is ready to take watchers |
 //! | `survey` | a change | how many watchers of all gateways have been given it |
@@ -47,6 +48,7 @@ pub mod forward;
 pub mod fuzzing;
 mod gateway;
 mod heartbeat;
+mod hedge;
 mod http_sd;
 mod limits;
 mod logins;

@@ -33,6 +33,7 @@ use tracing::{error, info};
 
 use crate::beats::Beats;
 use crate::fanout::ShardHandle;
+use crate::hedge::Hedge;
 use crate::metrics::UpstreamMetrics;
 use crate::policy::PolicyHandle;
 use crate::reads::{Reads, shared_view};
@@ -150,6 +151,7 @@ impl Upstream {
             timeout: config.request_timeout,
             seen: Arc::new(AtomicU64::new(0)),
             incarnation: Arc::default(),
+            hedge: Arc::new(Hedge::new(metrics.clone())),
             metrics: metrics.clone(),
         };
         let resources = Resources {

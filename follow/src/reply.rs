@@ -189,17 +189,24 @@ impl<const MOST: usize> Bytes<MOST> {
 #[derive(Debug, Default)]
 pub struct InterestParts {
     parts: Vec<pb::InterestReply>,
+    /// The number that all parts of one replica's reply share.
+    answer_id: Option<u64>,
     bytes: Bytes<MAX_BYTES>,
 }
 
 impl InterestParts {
-    /// Adds the payload of the next part.
+    /// Adds the payload of the next part. A part of another replica's reply is ignored.
     ///
     /// # Errors
     /// When the part is not the next one, declines, or cannot be decoded.
     pub fn add(&mut self, payload: &[u8]) -> Result<Progress, ReplyError> {
-        self.bytes.add(payload.len())?;
         let mut part = pb::InterestReply::decode(payload)?;
+        // Several replicas may reply to a request that was sent to all of them. The first one to reply is read
+        // to its end.
+        if *self.answer_id.get_or_insert(part.answer) != part.answer {
+            return Ok(Progress::MoreParts);
+        }
+        self.bytes.add(payload.len())?;
         check_accepted(std::mem::take(&mut part.error))?;
         if part.part as usize != self.parts.len() || part.part >= MAX_PARTS {
             return Err(ReplyError::Incomplete);
@@ -275,8 +282,7 @@ impl ReplayParts {
     /// When the part is not the next one, declines, or cannot be decoded.
     pub fn add(&mut self, payload: &[u8]) -> Result<Progress, ReplyError> {
         let reply = pb::ReplayReply::decode(payload)?;
-        // A history request reaches all replicas, and several may reply. The first one to reply is read to
-        // its end.
+        // As in `InterestParts::add`.
         if *self.answer_id.get_or_insert(reply.answer) != reply.answer {
             return Ok(Progress::MoreParts);
         }
@@ -362,6 +368,25 @@ fn lacks_history(want: &Want, replay: &TopicReplay) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_the_first_replica_make_an_interest() {
+        let service = |id: &str| ServiceRef::new(shared::model::Tenant::default(), id);
+        let part = |answer: u64, part: u32, id: &str| {
+            let providers = vec![(&service(id)).into()];
+            let more = part == 0;
+            pb::InterestReply { exists: true, answer, part, more, providers, ..Default::default() }
+                .encode_to_vec()
+        };
+        let mut parts = InterestParts::default();
+        let mut progress = Vec::new();
+        for payload in [part(7, 0, "a"), part(8, 0, "x"), part(8, 1, "y"), part(7, 1, "b")] {
+            progress.push(parts.add(&payload).expect("the parts of one reply are in order"));
+        }
+        assert_eq!(progress.pop(), Some(Progress::Complete));
+        assert!(progress.iter().all(|progress| *progress == Progress::MoreParts));
+        assert_eq!(parts.into_interest().providers, [service("a"), service("b")]);
+    }
 
     #[test]
     fn a_reply_is_bounded_in_bytes() {

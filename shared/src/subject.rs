@@ -22,16 +22,17 @@ const CHARACTER: usize = 12;
 
 /// Bookmarks of the publisher, at least one a second.
 pub const BOOKMARK: &str = "muster.bookmark";
-/// Requests for a consumer's interest. One replica replies.
+/// Requests for a consumer's interest. One replica replies, as on all subjects of requests but [`RPC_HISTORY`]. The same
+/// requests may be sent to every replica, on [`to_all`] of the subject.
 pub const RPC_INTEREST: &str = "muster.rpc.interest";
-/// Requests for the changes of some providers since a position. One replica replies.
+/// Requests for the changes of some providers since a position.
 pub const RPC_REPLAY: &str = "muster.rpc.replay";
 /// The requests of [`RPC_REPLAY`], sent to all replicas. A replica replies only when its history is long
 /// enough.
 pub const RPC_HISTORY: &str = "muster.rpc.history";
-/// Requests to compare the digests of some providers. One replica replies.
+/// Requests to compare the digests of some providers.
 pub const RPC_DIGEST: &str = "muster.rpc.digest";
-/// Requests for the access policy. One replica replies.
+/// Requests for the access policy.
 pub const RPC_POLICY: &str = "muster.rpc.policy";
 /// Reports of heartbeats, to the replica with the publisher's seat.
 pub const BEATS_REPORT: &str = "muster.beats.report";
@@ -43,6 +44,12 @@ pub const GATEWAYS: &str = "muster.gateways";
 pub const GATEWAYS_REACH: &str = "muster.gateways.reach";
 /// The queue group of the replicas: the bus gives a request to one member.
 pub const REPLICAS: &str = "muster-replicas";
+
+/// The subject on which all replicas receive the requests of `subject`. Every replica that can answer replies, and the
+/// others are silent.
+pub fn to_all(subject: &str) -> String {
+    format!("{subject}.all")
+}
 
 /// The subject of a provider's instance events.
 pub fn event(provider: &ServiceRef) -> String {

@@ -1,4 +1,5 @@
-//! The history is sent by a replica that has it, however many replicas have started since.
+//! The history is sent by a replica that has it, however many replicas have started since, and requests to a replica
+//! that stands still are answered by another.
 
 use futures_util::StreamExt;
 use harness::{Client, World, eventually};
@@ -59,4 +60,33 @@ async fn only_a_replica_that_has_the_history_answers_for_it() {
         assert_eq!(places.len(), 3, "{reply:?}");
         assert!(places.is_sorted());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_to_a_replica_that_stands_still_are_answered_by_another() {
+    let world = World::with().planes(2).start().await;
+    let gateway = &world.gateways[0];
+    let client = Client::new(world.control_planes[0].api);
+    let provider = client.service("provider").await;
+    let mut consumers = Vec::new();
+    for number in 0..12 {
+        let consumer = client.service(&format!("consumer-{number}")).await;
+        client.find(&consumer, "provider", "").await.ok();
+        consumers.push(consumer);
+    }
+    world.control_planes[1].process.freeze();
+    let repeated = gateway.metric("muster_edge_requests_repeated_total", "").await;
+    let mut watchers = Vec::new();
+    // Each watch needs an answer, and the bus gives every second request to the one that stands still.
+    for consumer in &consumers {
+        watchers.push(world.watch(0, consumer).await);
+    }
+    client.instance(&provider, "a").await;
+    for watcher in &mut watchers {
+        watcher.expect("CREATE", "a", "").await;
+    }
+    assert!(gateway.metric("muster_edge_requests_hedged_total", "").await > 0.0);
+    let repeated_since = gateway.metric("muster_edge_requests_repeated_total", "").await - repeated;
+    assert_eq!(repeated_since, 0.0, "no request has waited for its timeout");
+    world.control_planes[1].process.thaw();
 }

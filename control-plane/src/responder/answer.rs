@@ -200,13 +200,20 @@ impl InterestWant {
     }
 }
 
-/// Answers an interest request with encoded `InterestReply` parts. There is at least one.
+/// Answers an interest request with encoded `InterestReply` parts. There is at least one. `answer_id` marks the
+/// parts that belong together.
 ///
 /// A consumer that is missing from the snapshot is answered with `exists: false`. The caller decides first
 /// whether the snapshot is recent enough to claim that.
-pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant, room: Room) -> Vec<Vec<u8>> {
+pub fn interest(
+    snapshot: &Snapshot,
+    history: &History,
+    want: &InterestWant,
+    answer_id: u64,
+    room: Room,
+) -> Vec<Vec<u8>> {
     let rev = snapshot.revision;
-    let parts = match (&want.of, want.departed_since) {
+    let mut parts = match (&want.of, want.departed_since) {
         (InterestOf::Consumer(consumer), None) => {
             let mut parts = interest_of(snapshot, history, consumer, want.known_at, room);
             let unchanged_since = departures::unchanged_since(history, consumer, rev);
@@ -219,6 +226,7 @@ pub fn interest(snapshot: &Snapshot, history: &History, want: &InterestWant, roo
         }
         (of, Some(since)) => page::departures(rev, &departures::of(history, of, since, rev), room),
     };
+    parts.iter_mut().for_each(|part| part.answer = answer_id);
     parts.iter().map(pb::InterestReply::encode_to_vec).collect()
 }
 

@@ -18,6 +18,9 @@ pub enum AnswerError {
     /// The view has not reached the requested revision in time.
     #[error(transparent)]
     View(#[from] ViewError),
+    /// A request for the complete history begins before the first change that this replica knows.
+    #[error("the history does not reach back that far")]
+    HistoryTooShort,
     /// The gateway or this replica has not noticed yet that the store was restored.
     #[error("the view is of another incarnation of the store")]
     OtherIncarnation,

@@ -95,8 +95,8 @@ fn chunks<T: prost::Message>(all: &[T], room: Room) -> Vec<&[T]> {
     carriage::parts(all, PROVIDERS_PER_PART, room.of_part())
 }
 
-/// The parts of an answer with the access policy.
-pub(super) fn policy(bundle: &Bundle, room: Room) -> Vec<pb::PolicyReply> {
+/// The parts of an answer with the access policy. `answer_id` marks the parts that belong together.
+pub(super) fn policy(bundle: &Bundle, answer_id: u64, room: Room) -> Vec<pb::PolicyReply> {
     let pieces: Vec<&[u8]> = bundle.json.chunks(room.of_part().max(1)).collect();
     let count = pieces.len();
     let mut parts = Vec::with_capacity(count);
@@ -108,6 +108,7 @@ pub(super) fn policy(bundle: &Bundle, room: Room) -> Vec<pb::PolicyReply> {
             part: number as u32,
             more: number + 1 < count,
             error: String::new(),
+            answer: answer_id,
         });
     }
     parts
@@ -299,11 +300,11 @@ mod tests {
         let policy = access::Policy { accounts: (0..2000).map(account).collect(), ..Default::default() };
         let bundle = Bundle::of(&policy);
         let room = Room::new(8 << 10);
-        let parts = super::policy(&bundle, room);
+        let parts = super::policy(&bundle, 3, room);
         assert!(parts.len() > 4, "{} parts", parts.len());
         assert!(parts.iter().all(|part| room.takes(&part.encode_to_vec())));
         let shape = parts.iter().enumerate();
-        assert!(shape.clone().all(|(number, part)| part.part == number as u32));
+        assert!(shape.clone().all(|(number, part)| (part.part, part.answer) == (number as u32, 3)));
         assert_eq!(parts.iter().filter(|part| !part.more).count(), 1);
         let json: Vec<u8> = parts.iter().flat_map(|part| part.policy.iter().copied()).collect();
         assert_eq!(Bundle { version: bundle.version, json }.read().expect("a policy"), policy);

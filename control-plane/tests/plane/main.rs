@@ -19,6 +19,7 @@ mod openapi;
 mod overrides;
 mod probe;
 mod protection;
+mod questions;
 mod reads;
 mod session;
 mod settings;

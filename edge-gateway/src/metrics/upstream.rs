@@ -19,6 +19,7 @@ pub(crate) struct UpstreamMetrics {
     malformed: Counter<u64>,
     resyncs: Counter<u64>,
     retries: Counter<u64>,
+    hedged: Counter<u64>,
     repaired: Counter<u64>,
     topics: Gauge<u64>,
     held: Gauge<u64>,
@@ -67,6 +68,10 @@ impl UpstreamMetrics {
             retries: meter
                 .u64_counter("muster_edge_requests_repeated_total")
                 .with_description("Requests to the control plane that failed and were repeated")
+                .build(),
+            hedged: meter
+                .u64_counter("muster_edge_requests_hedged_total")
+                .with_description("Requests that one control plane did not answer soon, so that all of them were asked")
                 .build(),
             repaired: meter
                 .u64_counter("muster_edge_differences_total")
@@ -119,8 +124,17 @@ impl UpstreamMetrics {
         }
         metrics.malformed.add(0, &[]);
         metrics.retries.add(0, &[]);
+        metrics.hedged.add(0, &[]);
         metrics.repaired.add(0, &[]);
         metrics
+    }
+
+    /// Instruments that nobody reads.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        let provider = opentelemetry_sdk::metrics::SdkMeterProvider::default();
+        let meter = opentelemetry::metrics::MeterProvider::meter(&provider, "test");
+        super::Metrics::new(&meter, "test").upstream
     }
 
     /// A batch of events was taken from the bus.
@@ -150,6 +164,11 @@ impl UpstreamMetrics {
     /// A request failed and will be repeated.
     pub(crate) fn retry(&self) {
         self.retries.add(1, &[]);
+    }
+
+    /// A request was sent to all control planes.
+    pub(crate) fn hedged(&self) {
+        self.hedged.add(1, &[]);
     }
 
     /// A comparison of states showed differences.

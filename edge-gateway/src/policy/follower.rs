@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{DISABLED, PolicyHandle, Standing};
+use crate::hedge::Hedge;
 
 /// The first pause between two requests.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -29,6 +30,8 @@ const LARGEST: usize = 64 << 20;
 pub(crate) struct Follower {
     pub(crate) handle: PolicyHandle,
     pub(crate) bus: Arc<dyn Bus>,
+    /// Sends requests that are not answered soon to all replicas.
+    pub(crate) hedge: Hedge,
     /// The longest wait for one part of a reply.
     pub(crate) timeout: Duration,
     /// The condition of readiness, where access control is demanded.
@@ -118,11 +121,17 @@ impl Follower {
     async fn fetch(&self, wanted: Option<PolicyVersion>) -> Result<Bundle, RequestError> {
         let min_rev = wanted.map_or(Revision::ZERO, |wanted| wanted.revision).get();
         let request = Message::new(subject::RPC_POLICY, pb::PolicyRequest { min_rev }.encode_to_vec());
-        let mut parts = self.bus.request(request, self.timeout).await?;
+        let mut parts = self.hedge.request(&*self.bus, request, self.timeout).await?;
         let mut bundle = Bundle { version: PolicyVersion::default(), json: Vec::new() };
-        for number in 0.. {
+        let mut answer_id = None;
+        let mut number = 0;
+        loop {
             let message = parts.next().await.ok_or(RequestError::Incomplete)?;
             let part = pb::PolicyReply::decode(&*message.payload)?;
+            // Several replicas may reply to a hedged request. The first one to reply is read to its end.
+            if *answer_id.get_or_insert(part.answer) != part.answer {
+                continue;
+            }
             if !part.error.is_empty() {
                 return Err(RequestError::Declined(part.error));
             }
@@ -136,10 +145,10 @@ impl Follower {
             bundle.version = version;
             bundle.json.extend_from_slice(&part.policy);
             if !part.more {
-                break;
+                return Ok(bundle);
             }
+            number += 1;
         }
-        Ok(bundle)
     }
 
     /// Shows in the readiness whether a policy decides. A policy that becomes stale later changes nothing

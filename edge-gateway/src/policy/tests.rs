@@ -15,6 +15,8 @@ use shared::subject;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::hedge::Hedge;
+use crate::metrics::UpstreamMetrics;
 
 fn handle(enable: bool) -> PolicyHandle {
     let config = PolicyConfig { enable, ..PolicyConfig::default() };
@@ -128,7 +130,7 @@ async fn replica(bus: &LocalBus, mut answers: VecDeque<Option<Policy>>) {
                     policy: piece.to_vec(),
                     part: number as u32,
                     more: number + 1 < pieces.len(),
-                    error: String::new(),
+                    ..pb::PolicyReply::default()
                 };
                 bus.publish(Message::new(reply.clone(), part.encode_to_vec())).await.expect("is sent");
             }
@@ -145,6 +147,7 @@ async fn a_policy_is_requested_until_it_is_the_one_named() {
     let follower = Follower {
         handle: handle.clone(),
         bus: Arc::new(bus),
+        hedge: Hedge::new(UpstreamMetrics::none()),
         timeout: Duration::from_secs(3),
         condition: None,
     };
@@ -158,6 +161,48 @@ async fn a_policy_is_requested_until_it_is_the_one_named() {
     handle.heard(Some(version(5, false)), Revision::new(5));
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(held(&handle), Some((6, true)), "a later one will do");
+    stop.cancel();
+    running.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_parts_of_the_first_of_all_replicas_make_a_policy() {
+    let bus = LocalBus::new();
+    let _stands_still = bus.serve(subject::RPC_POLICY, subject::REPLICAS).await.expect("serves");
+    let mut requests = bus.subscribe(&subject::to_all(subject::RPC_POLICY)).await.expect("subscribes");
+    let answering = bus.clone();
+    tokio::spawn(async move {
+        let request = requests.next().await.expect("a request to all");
+        let reply = request.reply.expect("a request names its reply subject");
+        let bundle = Bundle::of(&policy(4, true));
+        let pieces: Vec<&[u8]> = bundle.json.chunks(10).collect();
+        for (number, piece) in pieces.iter().enumerate() {
+            for answer in [1, 2] {
+                let part = pb::PolicyReply {
+                    rev: bundle.version.revision.get(),
+                    digest: bundle.version.digest,
+                    policy: piece.to_vec(),
+                    part: number as u32,
+                    more: number + 1 < pieces.len(),
+                    answer,
+                    ..pb::PolicyReply::default()
+                };
+                answering.publish(Message::new(reply.clone(), part.encode_to_vec())).await.expect("is sent");
+            }
+        }
+    });
+    let handle = handle(true);
+    let follower = Follower {
+        handle: handle.clone(),
+        bus: Arc::new(bus),
+        hedge: Hedge::new(UpstreamMetrics::none()),
+        timeout: Duration::from_secs(3),
+        condition: None,
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(follower.run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(held(&handle), Some((4, true)), "before the request to one replica has ended");
     stop.cancel();
     running.await.expect("ends");
 }

@@ -1,7 +1,7 @@
 //! Requests to the control plane, made again until one is answered.
 //!
-//! Any replica may reply. A replica that is behind, or cannot reply, says so in `error`; then the request is
-//! made again after a growing pause. A reply that is incomplete or cannot be decoded counts as none. The
+//! Any replica may reply. A request that one replica does not answer soon is sent to all of them. A replica that
+//! is behind, or cannot reply, says so in `error`; then the request is made again after a growing pause. A reply that is incomplete or cannot be decoded counts as none. The
 //! caller bounds the number of requests; the bus bounds the size of each part of a reply.
 
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use shared::model::{Incarnation, Revision};
 use shared::subject;
 use tracing::debug;
 
+use crate::hedge::Hedge;
 use crate::metrics::UpstreamMetrics;
 use crate::watch::Selector;
 
@@ -72,6 +73,8 @@ pub(super) struct Requester {
     pub(super) seen: Arc<AtomicU64>,
     /// The incarnation of the store of which a reply must be; `None` while it is unknown.
     pub(super) incarnation: Arc<Mutex<Option<Incarnation>>>,
+    /// Sends requests that are not answered soon to all replicas.
+    pub(super) hedge: Arc<Hedge>,
     pub(super) metrics: UpstreamMetrics,
 }
 
@@ -181,7 +184,7 @@ impl Requester {
     }
 
     async fn try_digest(&self, request: &pb::DigestRequest) -> Result<pb::DigestReply, RequestError> {
-        let mut parts = self.send(subject::RPC_DIGEST, request, self.timeout).await?;
+        let mut parts = self.send(subject::RPC_DIGEST, request).await?;
         let mut reply = pb::DigestReply::decode(next_part(&mut parts).await?.payload)?;
         check_accepted(std::mem::take(&mut reply.error))?;
         Ok(reply)
@@ -226,7 +229,7 @@ impl Requester {
     }
 
     async fn interest_parts(&self, request: &pb::InterestRequest) -> Result<InterestParts, RequestError> {
-        let mut messages = self.send(subject::RPC_INTEREST, request, self.timeout).await?;
+        let mut messages = self.send(subject::RPC_INTEREST, request).await?;
         let mut parts = InterestParts::default();
         while parts.add(&next_part(&mut messages).await?.payload)? == Progress::MoreParts {}
         Ok(parts)
@@ -237,41 +240,39 @@ impl Requester {
     /// asked.
     async fn try_replay(&self, wants: &[Want], rev: Revision) -> Result<Vec<TopicReplay>, RequestError> {
         let min_rev = self.seen().max(rev);
-        let mut replays = self.replay_on(subject::RPC_REPLAY, wants, min_rev, self.timeout).await?;
+        let messages = self.send(subject::RPC_REPLAY, &self.replay_request(wants, min_rev)).await?;
+        let mut replays = read_replays(messages, wants).await?;
         let incomplete = wants_without_history(wants, &replays);
         if incomplete.is_empty() {
             return Ok(replays);
         }
-        let timeout = HISTORY_TIMEOUT.min(self.timeout);
-        match self.replay_on(subject::RPC_HISTORY, &incomplete, min_rev, timeout).await {
+        match self.complete_replays(&incomplete, min_rev).await {
             Ok(complete) => fill_in_history(wants, &mut replays, complete),
             Err(error) => debug!(%error, "no replica has the complete history; using the state instead"),
         }
         Ok(replays)
     }
 
-    async fn replay_on(
+    /// Requests replays from all replicas; only one with the complete history replies.
+    async fn complete_replays(
         &self,
-        subject: &str,
         wants: &[Want],
         min_rev: Revision,
-        timeout: Duration,
     ) -> Result<Vec<TopicReplay>, RequestError> {
-        let mut request = replay_request(wants, min_rev);
-        request.incarnation = self.incarnation();
-        let mut messages = self.send(subject, &request, timeout).await?;
-        let mut parts = ReplayParts::default();
-        while parts.add(&next_part(&mut messages).await?.payload)? == Progress::MoreParts {}
-        Ok(parts.into_replays(wants)?)
+        let request = self.replay_request(wants, min_rev).encode_to_vec();
+        let timeout = HISTORY_TIMEOUT.min(self.timeout);
+        let messages = self.bus.request(Message::new(subject::RPC_HISTORY, request), timeout).await?;
+        read_replays(messages, wants).await
     }
 
-    async fn send(
-        &self,
-        subject: &str,
-        request: &impl prost::Message,
-        timeout: Duration,
-    ) -> Result<Messages, RequestError> {
-        Ok(self.bus.request(Message::new(subject, request.encode_to_vec()), timeout).await?)
+    fn replay_request(&self, wants: &[Want], min_rev: Revision) -> pb::ReplayRequest {
+        pb::ReplayRequest { incarnation: self.incarnation(), ..replay_request(wants, min_rev) }
+    }
+
+    /// Sends a request to one replica, and to all of them when that one does not answer soon.
+    async fn send(&self, subject: &str, request: &impl prost::Message) -> Result<Messages, RequestError> {
+        let message = Message::new(subject, request.encode_to_vec());
+        Ok(self.hedge.request(&*self.bus, message, self.timeout).await?)
     }
 
     /// The highest revision that any message has mentioned.
@@ -294,6 +295,12 @@ impl Requester {
         self.metrics.retry();
         tokio::time::sleep(backoff.next_wait()).await;
     }
+}
+
+async fn read_replays(mut messages: Messages, wants: &[Want]) -> Result<Vec<TopicReplay>, RequestError> {
+    let mut parts = ReplayParts::default();
+    while parts.add(&next_part(&mut messages).await?.payload)? == Progress::MoreParts {}
+    Ok(parts.into_replays(wants)?)
 }
 
 /// The next part of a reply. The stream ends when none comes in time.

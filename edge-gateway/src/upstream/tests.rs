@@ -18,7 +18,6 @@ use super::config::NamesConfig;
 use super::request::Reply;
 use super::*;
 use crate::fanout::ToShard;
-use crate::metrics::Metrics;
 use crate::push::Encoding;
 use crate::watch::{Full, Selector};
 
@@ -63,7 +62,15 @@ impl Bus for PanickingBus {
 
 /// An upstream with one shard, without access control and reported heartbeats.
 fn upstream(config: UpstreamConfig, bus: Arc<dyn Bus>, shard: ShardHandle) -> (Upstream, UpstreamHandle) {
-    Upstream::new(config, bus, vec![shard], Vec::new(), PolicyHandle::off(), Beats::none(), metrics())
+    Upstream::new(
+        config,
+        bus,
+        vec![shard],
+        Vec::new(),
+        PolicyHandle::off(),
+        Beats::none(),
+        UpstreamMetrics::none(),
+    )
 }
 
 fn provider() -> ServiceRef {
@@ -123,11 +130,6 @@ fn replay_nothing(request: &[u8]) -> Vec<u8> {
     reply.encode_to_vec()
 }
 
-fn metrics() -> UpstreamMetrics {
-    let provider = opentelemetry_sdk::metrics::SdkMeterProvider::default();
-    Metrics::new(&opentelemetry::metrics::MeterProvider::meter(&provider, "test"), "test").upstream
-}
-
 #[tokio::test(start_paused = true)]
 async fn every_request_whose_task_panics_is_made_again() {
     let panics = HashSet::from([subject::RPC_INTEREST, subject::RPC_REPLAY]);
@@ -173,7 +175,8 @@ async fn a_comparison_lasts_until_its_last_request_ends() {
         timeout: Duration::from_secs(3600),
         seen: Arc::default(),
         incarnation: Arc::default(),
-        metrics: metrics(),
+        hedge: Arc::new(Hedge::new(UpstreamMetrics::none())),
+        metrics: UpstreamMetrics::none(),
     };
     let resources = Resources { requester, replays: Arc::new(Semaphore::new(1)), batch: 1 };
     let mut requests = Requests::default();

@@ -539,7 +539,7 @@ fn policy(truth: &mut Truth, _: &[u8]) -> Vec<Vec<u8>> {
         policy: piece.to_vec(),
         part: number as u32,
         more: number + 1 < pieces.len(),
-        error: String::new(),
+        ..pb::PolicyReply::default()
     };
     pieces.iter().enumerate().map(|piece| part(piece).encode_to_vec()).collect()
 }

@@ -567,6 +567,10 @@ pub struct InterestReply {
     /// Absent if departures were requested, or if the replica is of a version without this field.
     #[prost(uint64, optional, tag = "11")]
     pub unchanged_since: ::core::option::Option<u64>,
+    /// Random number, the same in all parts of one reply. Several replicas may reply to a request that was sent to all of
+    /// them: the requester reads the parts of the first reply and skips those with another number.
+    #[prost(uint64, tag = "12")]
+    pub answer: u64,
 }
 /// Requests the changes of providers since a position. The reply comes in one or more ReplayReply messages.
 ///
@@ -623,8 +627,7 @@ pub struct ReplayReply {
     /// Empty on success. Otherwise the reason why the replica could not reply. The requester asks again.
     #[prost(string, tag = "5")]
     pub error: ::prost::alloc::string::String,
-    /// Random number, the same in all parts of one reply. Several replicas may reply to a history request: the requester
-    /// reads the parts of the first reply and skips those with another number.
+    /// As in InterestReply.
     #[prost(uint64, tag = "6")]
     pub answer: u64,
 }
@@ -751,6 +754,9 @@ pub struct PolicyReply {
     /// Empty on success. Otherwise the reason why the replica could not reply. The requester asks again.
     #[prost(string, tag = "6")]
     pub error: ::prost::alloc::string::String,
+    /// As in InterestReply.
+    #[prost(uint64, tag = "7")]
+    pub answer: u64,
 }
 /// The heartbeats that a control plane or a gateway has answered by itself, to the replica with the publisher's seat.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -67,7 +67,7 @@ impl Replica {
         let snapshot = self.view.now().expect("the replica has listed the store");
         let mut parts = InterestParts::default();
         let mut progress = Progress::MoreParts;
-        for payload in answer::interest(&snapshot, self.view.history(), &want, ROOM) {
+        for payload in answer::interest(&snapshot, self.view.history(), &want, 1, ROOM) {
             progress = parts.add(&payload).expect("a reply decodes");
         }
         assert_eq!(progress, Progress::Complete, "the last part says that it is the last");

@@ -106,6 +106,7 @@ fn forged(victim: &Victim) -> Vec<(String, Vec<u8>)> {
         subject::GATEWAYS_REACH,
     ];
     all.extend(questions.map(|subject| (subject.to_owned(), Vec::new())));
+    all.push((subject::to_all(subject::RPC_REPLAY), Vec::new()));
     all
 }
 

@@ -29,6 +29,7 @@ pub struct Probe {
     app: App,
     tasks: Tasks,
     metrics: Metrics,
+    bus: LocalBus,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -94,9 +95,10 @@ impl Probe {
             keep: 1,
             reads: false,
         };
+        let bus = LocalBus::new();
         let parts = Parts {
             store: wrap(store.expect("the store opens")),
-            bus: Arc::new(LocalBus::new()),
+            bus: Arc::new(bus.clone()),
             config,
             listening: "127.0.0.1:30100".parse().expect("an address"),
             secure: false,
@@ -106,7 +108,7 @@ impl Probe {
             sampler: Sampler::new(metrics.clone()),
         };
         let app = App::build(parts, &tasks);
-        let probe = Self { app, tasks, metrics, _directory: None };
+        let probe = Self { app, tasks, metrics, bus, _directory: None };
         // A node has started once it is registered in the registry itself.
         let mut revisions = probe.app.view.revisions();
         while !probe.send("GET", "/health", &[], String::new()).await.text().contains("instances") {
@@ -127,6 +129,11 @@ impl Probe {
     /// The metrics in Prometheus' text format.
     pub fn figures(&self) -> String {
         self.metrics.render()
+    }
+
+    /// The bus on which it answers gateways.
+    pub fn bus(&self) -> &LocalBus {
+        &self.bus
     }
 
     /// Follows the view.
