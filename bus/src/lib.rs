@@ -107,11 +107,12 @@ pub enum BusError {
 pub trait Bus: Send + Sync + 'static {
     /// Sends a message to every subscriber of its subject and to one member of each group that serves it.
     ///
-    /// Returns when the message is queued, and waits while the queue is full. A subscriber receives the
+    /// Returns when the message is queued, and waits a few seconds while the queue is full. A subscriber receives the
     /// messages of one publisher in their order, across subjects too.
     ///
     /// # Errors
-    /// [`BusError::Disconnected`] at once while there is no connection: nothing is stored for later.
+    /// [`BusError::Disconnected`] at once while there is no connection: nothing is stored for later. The same after
+    /// these seconds; the message is not sent then.
     async fn publish(&self, message: Message) -> Result<(), BusError>;
 
     /// Waits until the bus has taken everything that was published before the call.

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::{Bus, BusError, Link, Message, Messages, answer};
@@ -52,6 +52,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest pause between two attempts to connect. A random part of it is taken off.
 const LONGEST_RECONNECT_WAIT: Duration = Duration::from_secs(2);
+
+/// The longest wait for room in the client's queue, which is full when the server takes nothing any more. Without a
+/// bound it would last until the next connection, whose `Disconnected` this is.
+const SEND_TIMEOUT: Duration = FLUSH_TIMEOUT;
 
 /// The pauses between attempts to connect.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(100), LONGEST_RECONNECT_WAIT);
@@ -172,10 +176,13 @@ impl NatsBus {
     async fn join(&self, subject: &str, group: Option<&str>) -> Result<async_nats::Subscriber, BusError> {
         self.ensure_connected()?;
         let subject = subject.to_owned();
-        let joined = match group {
-            None => self.client.subscribe(subject).await,
-            Some(group) => self.client.queue_subscribe(subject, group.to_owned()).await,
+        let joined = async {
+            match group {
+                None => self.client.subscribe(subject).await,
+                Some(group) => self.client.queue_subscribe(subject, group.to_owned()).await,
+            }
         };
+        let joined = timeout(SEND_TIMEOUT, joined).await.map_err(|_| BusError::Disconnected)?;
         joined.map_err(|error| BusError::Refused(error.to_string()))
     }
 
@@ -190,15 +197,18 @@ impl NatsBus {
                 headers.get_or_insert_with(HeaderMap::new).insert(name, value);
             }
         }
-        match (reply, headers) {
-            (None, None) => self.client.publish(subject, payload).await,
-            (None, Some(headers)) => self.client.publish_with_headers(subject, headers, payload).await,
-            (Some(reply), None) => self.client.publish_with_reply(subject, reply, payload).await,
-            (Some(reply), Some(headers)) => {
-                self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+        let sent = async {
+            match (reply, headers) {
+                (None, None) => self.client.publish(subject, payload).await,
+                (None, Some(headers)) => self.client.publish_with_headers(subject, headers, payload).await,
+                (Some(reply), None) => self.client.publish_with_reply(subject, reply, payload).await,
+                (Some(reply), Some(headers)) => {
+                    self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                }
             }
-        }
-        .map_err(|error| BusError::Refused(error.to_string()))
+        };
+        let sent = timeout(SEND_TIMEOUT, sent).await.map_err(|_| BusError::Disconnected)?;
+        sent.map_err(|error| BusError::Refused(error.to_string()))
     }
 }
 
@@ -210,7 +220,7 @@ impl Bus for NatsBus {
 
     async fn flush(&self) -> Result<(), BusError> {
         self.ensure_connected()?;
-        match tokio::time::timeout(FLUSH_TIMEOUT, self.client.flush()).await {
+        match timeout(FLUSH_TIMEOUT, self.client.flush()).await {
             Ok(Ok(())) => {
                 // A flush that spans a reconnect succeeds on the new connection, although messages published
                 // on the old one may be lost, and the client reports the reconnect only afterwards. The
@@ -243,10 +253,15 @@ impl Bus for NatsBus {
     async fn request(&self, mut message: Message, timeout: Duration) -> Result<Messages, BusError> {
         let inbox = self.client.new_inbox();
         // No flush is needed: the SUB precedes the request on the same connection.
-        let parts = self.join(&inbox, None).await?;
         let subject = message.subject.clone();
-        message.reply = Some(inbox);
-        self.send(message).await?;
+        message.reply = Some(inbox.clone());
+        let sent = async {
+            let parts = self.join(&inbox, None).await?;
+            self.send(message).await?;
+            Ok(parts)
+        };
+        let sent = tokio::time::timeout(timeout, sent).await;
+        let parts = sent.unwrap_or_else(|_| Err(BusError::Timeout(subject.clone())))?;
         let signing = self.signing.clone();
         let parts = parts.filter_map(move |part| {
             // The server itself says this, and it has no key.

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, Message, Messages};
+use bus::{Bus, BusError, Message, Messages};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -24,7 +24,7 @@ use shared::maybe::or_pending;
 use shared::model::{Revision, ServiceRef};
 use shared::subject;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -183,15 +183,21 @@ impl<'a> Term<'a> {
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports: Option<Messages> = None;
+        // Beside everything else: while the bus takes nothing, instances must end all the same.
+        let mut subscription: Option<BoxFuture<'_, Result<Messages, BusError>>> = None;
         let mut subscribe_at = Instant::now();
         self.follow();
         while self.is_held() {
-            if of.takes_reports && reports.is_none() && Instant::now() >= subscribe_at {
-                reports = of.bus.subscribe(subject::BEATS_REPORT).await.ok();
-                subscribe_at = Instant::now() + RETRY;
-                continue;
+            let lacks_reports = of.takes_reports && reports.is_none() && subscription.is_none();
+            if lacks_reports && Instant::now() >= subscribe_at {
+                subscription = Some(of.bus.subscribe(subject::BEATS_REPORT));
             }
             tokio::select! {
+                subscribed = or_pending(subscription.as_mut()) => {
+                    subscription = None;
+                    reports = subscribed.ok();
+                    subscribe_at = Instant::now() + RETRY;
+                }
                 message = or_pending(reports.as_mut().map(|reports| reports.next())) => match message {
                     // Checked again: the message may have waited while the process stood still.
                     Some(message) if self.is_held() => self.hear(&message),
@@ -267,8 +273,8 @@ impl<'a> Term<'a> {
                 tick.ended = self.endings.as_mut().map(|endings| endings.told(now));
             }
             let message = Message::new(subject::BEATS_TICK, tick.encode().encode_to_vec());
-            // A tick that is lost is followed by the next one.
-            let _ = self.of.bus.publish(message).await;
+            // A tick that is lost is followed by the next one. It holds up nothing for long while the bus takes nothing.
+            let _ = timeout(PULSE, self.of.bus.publish(message)).await;
         }
     }
 }

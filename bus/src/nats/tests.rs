@@ -5,6 +5,7 @@
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -329,4 +330,26 @@ async fn a_changed_file_of_keys_is_taken_while_running() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), changed).await.expect("the new key is taken");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_nothing_holds_nobody_up_for_ever() {
+    let server = Server::start();
+    let bus = joined(server.config()).await;
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &server.process.id().to_string()]).status();
+        assert!(sent.expect("kill is there").success());
+    };
+    signal("-STOP");
+    let payload = Bytes::from(vec![0; 64 << 10]);
+    // More than sockets and the client's queue hold.
+    let sending = async {
+        for _ in 0..10_000 {
+            bus.publish(Message::new("a", payload.clone())).await?;
+        }
+        Ok::<(), BusError>(())
+    };
+    let outcome = tokio::time::timeout(SEND_TIMEOUT * 6, sending).await;
+    signal("-CONT");
+    assert!(matches!(outcome, Ok(Err(BusError::Disconnected))), "{outcome:?}");
 }

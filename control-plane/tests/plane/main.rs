@@ -27,4 +27,5 @@ mod settled;
 mod shifts;
 mod store_faults;
 mod storm;
+mod stuck_bus;
 mod timeline;

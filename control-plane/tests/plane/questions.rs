@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::probe::Probe;
-use bus::{Bus as _, BusError, Message};
+use bus::{BusError, Message};
 use futures_util::StreamExt as _;
 use prost::Message as _;
 use proto::event::v1 as pb;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use bus::Bus;
 use bus::local::LocalBus;
 use control_plane::app::{App, Parts};
 use control_plane::settings::Config;
@@ -29,7 +30,7 @@ pub struct Probe {
     app: App,
     tasks: Tasks,
     metrics: Metrics,
-    bus: LocalBus,
+    bus: Arc<dyn Bus>,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -79,6 +80,23 @@ impl Probe {
         variables: &[(&str, &str)],
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Self {
+        Self::assemble(directory, variables, wrap, Arc::new(LocalBus::new())).await
+    }
+
+    /// On this bus, with settings given as environment variables.
+    pub async fn start_on(bus: Arc<dyn Bus>, variables: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut probe = Self::assemble(directory.path(), variables, |store| store, bus).await;
+        probe._directory = Some(directory);
+        probe
+    }
+
+    async fn assemble(
+        directory: &Path,
+        variables: &[(&str, &str)],
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        bus: Arc<dyn Bus>,
+    ) -> Self {
         let mut sources = settings::Sources::default();
         for (name, value) in variables {
             sources = sources.with_variable(name, *value);
@@ -95,10 +113,9 @@ impl Probe {
             keep: 1,
             reads: false,
         };
-        let bus = LocalBus::new();
         let parts = Parts {
             store: wrap(store.expect("the store opens")),
-            bus: Arc::new(bus.clone()),
+            bus: bus.clone(),
             config,
             listening: "127.0.0.1:30100".parse().expect("an address"),
             secure: false,
@@ -132,8 +149,8 @@ impl Probe {
     }
 
     /// The bus on which it answers gateways.
-    pub fn bus(&self) -> &LocalBus {
-        &self.bus
+    pub fn bus(&self) -> &dyn Bus {
+        &*self.bus
     }
 
     /// Follows the view.
