@@ -27,5 +27,4 @@ mod settled;
 mod shifts;
 mod store_faults;
 mod storm;
-mod stuck_bus;
 mod timeline;

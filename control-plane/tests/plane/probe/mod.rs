@@ -80,23 +80,6 @@ impl Probe {
         variables: &[(&str, &str)],
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Self {
-        Self::assemble(directory, variables, wrap, Arc::new(LocalBus::new())).await
-    }
-
-    /// On this bus, with settings given as environment variables.
-    pub async fn start_on(bus: Arc<dyn Bus>, variables: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut probe = Self::assemble(directory.path(), variables, |store| store, bus).await;
-        probe._directory = Some(directory);
-        probe
-    }
-
-    async fn assemble(
-        directory: &Path,
-        variables: &[(&str, &str)],
-        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
-        bus: Arc<dyn Bus>,
-    ) -> Self {
         let mut sources = settings::Sources::default();
         for (name, value) in variables {
             sources = sources.with_variable(name, *value);
@@ -113,6 +96,7 @@ impl Probe {
             keep: 1,
             reads: false,
         };
+        let bus: Arc<dyn Bus> = Arc::new(LocalBus::new());
         let parts = Parts {
             store: wrap(store.expect("the store opens")),
             bus: bus.clone(),
