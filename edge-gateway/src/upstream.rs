@@ -51,6 +51,7 @@ mod inventory;
 mod joining;
 mod names;
 mod offset;
+mod pace;
 mod replies;
 mod request;
 mod requester;
@@ -69,6 +70,7 @@ use inbox::Subscriptions;
 use joining::{Joining, ResumeKey};
 use names::Names;
 use offset::Offset;
+use pace::Pace;
 use request::{Ended, Request, Requests, Resources};
 use requester::Requester;
 use written::Written;
@@ -107,6 +109,7 @@ pub(crate) struct Upstream {
     resuming: HashMap<ResumeKey, Vec<Joining>>,
     /// The progress of the sessions in `resuming`.
     resumes: Resumes<ResumeKey>,
+    resumes_pace: Pace,
     /// The earliest time of the next bookmark to every client that can resume.
     next_bookmark: Instant,
     /// The earliest time of the next bookmark to clients that have received events since the last one.
@@ -152,6 +155,7 @@ impl Upstream {
             seen: Arc::new(AtomicU64::new(0)),
             incarnation: Arc::default(),
             hedge: Arc::new(Hedge::new(metrics.clone())),
+            lanes: Arc::default(),
             metrics: metrics.clone(),
         };
         let resources = Resources {
@@ -187,6 +191,7 @@ impl Upstream {
             opening: HashMap::new(),
             resuming: HashMap::new(),
             resumes: Resumes::default(),
+            resumes_pace: Pace::default(),
             next_bookmark: now,
             next_active_bookmark: now,
             pushed,
@@ -226,15 +231,18 @@ impl Upstream {
                     self.take_bookmarks().await;
                     self.on_link(now);
                 }
+                () = self.resumes_pace.rest() => {}
                 _ = housekeeping.tick() => {
                     self.release_abandoned().await;
                     self.keep_house();
                 }
             }
             self.act().await;
-            if !self.resumes.is_empty() {
+            let now = tokio::time::Instant::now();
+            if self.resumes_pace.may_begin(!self.resumes.is_empty(), now) {
                 self.advance_resumes().await;
                 self.act().await;
+                self.resumes_pace.ended(now, tokio::time::Instant::now());
             }
         }
     }

@@ -1,30 +1,35 @@
 //! Sessions that resume: the requests to make for each, in which order, and when it may begin.
 //!
 //! In: sessions with the revision up to which they have everything, and replies to the requests that
-//! [`Resumes::step`] asked for. Out: for each session one [`ResumeStep`] after another, until it begins with
-//! a [`Preface`].
+//! [`Resumes::step`] and [`Resumes::next_request`] asked for. Out: for each session one [`ResumeStep`] after another,
+//! until it begins with a [`Preface`].
 //!
-//! Sessions that resume the same group from the same revision share one entry: when a gateway fails,
-//! thousands of clients come with the same few revisions, and each of these is requested once.
+//! Sessions that resume the same group from the same revision share one entry. Entries that lack the events of the same
+//! providers share the requests for them: when a gateway fails, thousands of clients come at once.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::Arc;
 
 use shared::model::{Revision, ServiceRef};
 
-use crate::reply::{TopicReplay, Want};
+use crate::reply::TopicReplay;
 pub use crate::tracker::ResumePoint;
-use crate::tracker::{Departures, Missing, Preface};
+use crate::tracker::{Departures, MissedEvents, Missing, Preface};
 use crate::{GroupId, Tracker};
+
+mod gathering;
+
+pub use gathering::EventsRequest;
+use gathering::Gathering;
 
 /// The next thing to do for sessions that resume.
 #[derive(Debug)]
 pub enum ResumeStep {
-    /// Nothing: a reply or a bookmark will come.
+    /// Nothing: a reply or a bookmark will come, or the entry waits for a turn in [`Resumes::next_request`].
     Wait,
-    /// Request the store's revision, and report it with [`Resumes::on_store_revision`].
+    /// Request the store's revision, once for all that wait for it, and report it with [`Resumes::on_store_revision`].
     RequestStoreRevision,
-    /// Request the events of these providers, and report the replies with [`Resumes::on_replay`].
-    RequestEvents(Vec<Want>),
     /// Request the departures from the group's interest since this revision, and report them with
     /// [`Resumes::on_departures`].
     RequestDepartures {
@@ -46,6 +51,12 @@ pub enum ResumeStep {
 #[derive(Debug)]
 pub struct Resumes<K> {
     waiting: BTreeMap<K, Resume>,
+    /// The keys of each group.
+    by_group: HashMap<GroupId, BTreeSet<K>>,
+    /// The events that they lack.
+    gathering: Gathering<K>,
+    /// The store's revision is being requested.
+    revision_requested: bool,
     /// Groups whose departures are being requested.
     departures_requested: HashSet<GroupId>,
     /// The highest revision that a restore has undone. A client that names it or an earlier one may have it
@@ -57,9 +68,9 @@ pub struct Resumes<K> {
 struct Resume {
     group: GroupId,
     point: ResumePoint,
-    replay_pending: bool,
+    awaits_events: bool,
     store_revision: StoreRevision,
-    replays: HashMap<ServiceRef, TopicReplay>,
+    events: HashMap<ServiceRef, Arc<MissedEvents>>,
 }
 
 /// The check of a client's revision that no message has mentioned here.
@@ -70,23 +81,31 @@ enum StoreRevision {
     Known,
 }
 
-impl<K: Copy + Ord> Default for Resumes<K> {
+impl<K: Copy + Ord + Hash> Default for Resumes<K> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), departures_requested: HashSet::new(), undone: Revision::ZERO }
+        Self {
+            waiting: BTreeMap::new(),
+            by_group: HashMap::new(),
+            gathering: Gathering::default(),
+            revision_requested: false,
+            departures_requested: HashSet::new(),
+            undone: Revision::ZERO,
+        }
     }
 }
 
-impl<K: Copy + Ord> Resumes<K> {
+impl<K: Copy + Ord + Hash> Resumes<K> {
     /// Adds sessions that resume from a point. Sessions under a key that waits already share its entry.
     pub fn begin(&mut self, key: K, group: GroupId, point: impl Into<ResumePoint>) {
         let point = point.into();
         let point = ResumePoint { since: self.in_this_history(point.since), ..point };
+        self.by_group.entry(group).or_default().insert(key);
         self.waiting.entry(key).or_insert_with(|| Resume {
             group,
             point,
-            replay_pending: false,
+            awaits_events: false,
             store_revision: StoreRevision::NotRequested,
-            replays: HashMap::new(),
+            events: HashMap::new(),
         });
     }
 
@@ -102,12 +121,22 @@ impl<K: Copy + Ord> Resumes<K> {
 
     /// The sessions under this key do not wait any more.
     pub fn remove(&mut self, key: K) {
-        self.waiting.remove(&key);
+        self.gathering.forget(key);
+        let Some(resume) = self.waiting.remove(&key) else { return };
+        if let Some(keys) = self.by_group.get_mut(&resume.group) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.by_group.remove(&resume.group);
+            }
+        }
     }
 
     /// The group was refused: its sessions do not wait any more.
     pub fn remove_group(&mut self, group: GroupId) {
-        self.waiting.retain(|_, resume| resume.group != group);
+        for key in self.by_group.remove(&group).into_iter().flatten() {
+            self.waiting.remove(&key);
+            self.gathering.forget(key);
+        }
     }
 
     /// Decides the next step for a key. Called after everything that may have changed the tracker, and after
@@ -118,10 +147,13 @@ impl<K: Copy + Ord> Resumes<K> {
         let since = resume.point.since;
         if since > tracker.seen() && resume.store_revision == StoreRevision::NotRequested {
             // Either this gateway is behind the one before, or a restore has undone the client's history.
-            resume.store_revision = StoreRevision::Requested;
-            return ResumeStep::RequestStoreRevision;
+            return self.request_store_revision(tracker.seen());
         }
-        match tracker.preface(group, resume.point, &resume.replays) {
+        // While events are awaited, nothing else can help. Thousands of entries may wait, and every message leads here.
+        if resume.awaits_events && tracker.has(group) {
+            return ResumeStep::Wait;
+        }
+        match tracker.preface(group, resume.point, &resume.events) {
             // The session joins the end of its group, and is then closed like the others.
             None if !tracker.has(group) => self.begin_session(key, since, Preface::default()),
             None => {
@@ -133,45 +165,82 @@ impl<K: Copy + Ord> Resumes<K> {
                 self.begin_session(key, since, preface)
             }
             Some(Err(Missing::Events(wants))) => {
-                if resume.replay_pending || resume.store_revision == StoreRevision::Requested {
-                    return ResumeStep::Wait;
+                if resume.store_revision != StoreRevision::Requested {
+                    resume.awaits_events = true;
+                    self.gathering.add(key, wants);
                 }
-                resume.replay_pending = true;
-                ResumeStep::RequestEvents(wants)
+                ResumeStep::Wait
             }
             Some(Err(Missing::Departures)) => self.request_departures(group),
         }
     }
 
+    /// Requests the store's revision once for all that need it. Those that come later need a later one.
+    fn request_store_revision(&mut self, seen: Revision) -> ResumeStep {
+        if self.revision_requested {
+            return ResumeStep::Wait;
+        }
+        self.revision_requested = true;
+        let needs_it = |resume: &&mut Resume| {
+            resume.point.since > seen && resume.store_revision == StoreRevision::NotRequested
+        };
+        for resume in self.waiting.values_mut().filter(needs_it) {
+            resume.store_revision = StoreRevision::Requested;
+        }
+        ResumeStep::RequestStoreRevision
+    }
+
     fn begin_session(&mut self, key: K, since: Revision, preface: Preface) -> ResumeStep {
-        self.waiting.remove(&key);
+        self.remove(key);
         ResumeStep::Begin { since, preface }
     }
 
     /// Requests departures once for all sessions of a group, from the earliest of their revisions.
     fn request_departures(&mut self, group: GroupId) -> ResumeStep {
-        // A session that resumes from zero receives states and needs no departures.
-        let of_group = self.waiting.values().filter(|resume| resume.group == group);
-        let revisions = of_group.map(|resume| resume.point.since).filter(|since| *since > Revision::ZERO);
-        let Some(since) = revisions.min() else { return ResumeStep::Wait };
-        if !self.departures_requested.insert(group) {
+        if self.departures_requested.contains(&group) {
             return ResumeStep::Wait;
         }
+        // A session that resumes from zero receives states and needs no departures.
+        let of_group =
+            self.by_group.get(&group).into_iter().flatten().filter_map(|key| self.waiting.get(key));
+        let revisions = of_group.map(|resume| resume.point.since).filter(|since| *since > Revision::ZERO);
+        let Some(since) = revisions.min() else { return ResumeStep::Wait };
+        self.departures_requested.insert(group);
         ResumeStep::RequestDepartures { group, since }
     }
 
-    /// A replica has replied about a provider for the sessions under `key`.
-    pub fn on_replay(&mut self, key: K, provider: ServiceRef, replay: TopicReplay) {
-        if let Some(resume) = self.waiting.get_mut(&key) {
-            resume.replay_pending = false;
-            resume.replays.insert(provider, replay);
+    /// The next request for events that sessions lack, of at most `most` providers. `None` when nothing is lacking, or
+    /// when enough requests are under way: each of them must be reported with [`Resumes::on_events`].
+    pub fn next_request(&mut self, most: usize) -> Option<EventsRequest<K>> {
+        self.gathering.next_request(most)
+    }
+
+    /// A replica has answered a request for events, with one replay for each want and in the same order.
+    pub fn on_events(&mut self, request: EventsRequest<K>, replays: Vec<TopicReplay>) {
+        let providers = request.wants().iter().map(|want| want.provider.clone());
+        let replays: HashMap<ServiceRef, TopicReplay> = providers.zip(replays).collect();
+        let answered = self.gathering.on_replies(request, &replays);
+        let events: HashMap<ServiceRef, Arc<MissedEvents>> =
+            replays.into_iter().map(|(provider, replay)| (provider, Arc::new(replay.into()))).collect();
+        for (key, wants) in answered {
+            let Some(resume) = self.waiting.get_mut(&key) else { continue };
+            resume.awaits_events = false;
+            for want in wants {
+                if let Some(events) = events.get(&want.provider) {
+                    resume.events.insert(want.provider, events.clone());
+                }
+            }
         }
     }
 
-    /// The store has reported its revision for the sessions under `key`. A client with a later revision comes
-    /// from a history that a restore has undone, and will receive states.
-    pub fn on_store_revision(&mut self, key: K, rev: Revision) {
-        if let Some(resume) = self.waiting.get_mut(&key) {
+    /// The store has reported its revision. A client with a later revision comes from a history that a restore has
+    /// undone, and will receive states.
+    pub fn on_store_revision(&mut self, rev: Revision) {
+        self.revision_requested = false;
+        for resume in self.waiting.values_mut() {
+            if resume.store_revision != StoreRevision::Requested {
+                continue;
+            }
             resume.store_revision = StoreRevision::Known;
             if rev < resume.point.since {
                 resume.point.since = Revision::ZERO;
@@ -190,22 +259,23 @@ impl<K: Copy + Ord> Resumes<K> {
 
     /// Drops from the tracker the departures that no session needs any more.
     pub fn forget_unneeded_departures(&self, tracker: &mut Tracker) {
-        let resuming: HashSet<GroupId> = self.waiting.values().map(|resume| resume.group).collect();
-        tracker.forget_departures(|group| resuming.contains(&group));
+        tracker.forget_departures(|group| self.by_group.contains_key(&group));
     }
 
     /// The store was restored, which undid the history up to `seen`, the highest revision known of it. Every
     /// request under way has been dropped, and its reply would be of that history.
     pub fn restore(&mut self, seen: Revision) {
         self.undone = self.undone.max(seen);
+        self.revision_requested = false;
         self.departures_requested.clear();
+        self.gathering.forget_all();
         for resume in self.waiting.values_mut() {
             if resume.point.since <= self.undone {
                 resume.point.since = Revision::ZERO;
             }
-            resume.replay_pending = false;
+            resume.awaits_events = false;
             resume.store_revision = StoreRevision::NotRequested;
-            resume.replays.clear();
+            resume.events.clear();
         }
     }
 

@@ -67,6 +67,9 @@ impl Tracker {
         since: u64,
         replays: &HashMap<ServiceRef, TopicReplay>,
     ) -> Option<Result<Preface, Missing>> {
-        self.preface(id, rev(since), replays)
+        let missed = |(provider, replay): (&ServiceRef, &TopicReplay)| {
+            (provider.clone(), Arc::new(replay.clone().into()))
+        };
+        self.preface(id, rev(since), &replays.iter().map(missed).collect())
     }
 }

@@ -33,6 +33,7 @@ mod confirmed;
 mod departures;
 mod interest;
 mod members;
+mod missed;
 mod preface;
 mod providers;
 mod reach;
@@ -43,6 +44,7 @@ mod shown;
 
 pub use confirmed::Confirmed;
 pub use departures::{Departures, RecordOutcome};
+pub use missed::MissedEvents;
 pub use preface::{Missing, Preface, ResumePoint};
 pub use providers::Fates;
 pub use reach::{Reach, ReachedGroups};

@@ -17,7 +17,7 @@ use std::time::Instant;
 use fastrand::Rng;
 use follow::message::InterestChange;
 use follow::reply::{InterestReply, TopicReplay, Want};
-use follow::resume::Resumes;
+use follow::resume::{EventsRequest, Resumes};
 use follow::tracker::Departures;
 use follow::{Cause, GroupId, Selector, Tracker};
 use shared::event::{InstanceEvent, Position};
@@ -50,7 +50,7 @@ enum Question {
     OpenTopics(Vec<Want>),
     Replay(Vec<Want>),
     CatchUp(GroupId, Want),
-    MissedEvents(usize, Vec<Want>),
+    MissedEvents(EventsRequest<usize>),
     Departures(GroupId, Revision),
 }
 
@@ -60,7 +60,7 @@ enum Reply {
     TopicsOpened(Replays),
     Replay(Replays),
     CaughtUp(GroupId, Want, TopicReplay),
-    MissedEvents(usize, Replays),
+    MissedEvents(EventsRequest<usize>, Vec<TopicReplay>),
     Departures(GroupId, Departures),
 }
 

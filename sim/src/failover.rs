@@ -17,7 +17,7 @@ use bus::Message;
 use control_plane::store::{KeyValue, KvEvent};
 use fastrand::Rng;
 use follow::reply::{DepartureList, Want};
-use follow::resume::Resumes;
+use follow::resume::{EventsRequest, Resumes};
 use follow::{GroupId, Push, Selector, Tracker};
 use shared::model::{Revision, Scope, ServiceRef, Tenant};
 
@@ -57,8 +57,8 @@ enum Question {
     Departures(Revision),
     /// The events of these departed providers.
     DepartedEvents(DepartureList),
-    /// The events that the session with this number has missed.
-    MissedEvents(usize, Vec<Want>),
+    /// The events that sessions have missed.
+    MissedEvents(EventsRequest<usize>),
 }
 
 struct Sim {

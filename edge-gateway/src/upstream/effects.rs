@@ -144,7 +144,7 @@ impl Upstream {
             | Request::CatchUp(..)
             | Request::MissedEvents(..)
             | Request::Departures { .. }
-            | Request::ResumeRevision(_) => {
+            | Request::ResumeRevision => {
                 self.requests.start_again(request, &self.resources);
             }
         }

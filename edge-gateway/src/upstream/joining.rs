@@ -126,7 +126,7 @@ impl Upstream {
         }
     }
 
-    /// Takes every resuming session one step further, if it can go further.
+    /// Takes every resuming session one step further, if it can go further, and requests the events that they lack.
     pub(super) async fn advance_resumes(&mut self) {
         for key in self.resumes.keys() {
             if !self.drop_abandoned(key) {
@@ -134,8 +134,7 @@ impl Upstream {
             }
             match self.resumes.step(key, &mut self.tracker) {
                 ResumeStep::Wait => {}
-                ResumeStep::RequestStoreRevision => self.start(Request::ResumeRevision(key)),
-                ResumeStep::RequestEvents(wants) => self.start(Request::MissedEvents(key, wants)),
+                ResumeStep::RequestStoreRevision => self.start(Request::ResumeRevision),
                 ResumeStep::RequestDepartures { group, since } => {
                     if let Some(selector) = self.tracker.selector(group).cloned() {
                         self.start(Request::Departures { group, selector, since });
@@ -143,6 +142,9 @@ impl Upstream {
                 }
                 ResumeStep::Begin { since, preface } => self.begin_resumed(key, since, preface.into()).await,
             }
+        }
+        while let Some(request) = self.resumes.next_request(self.config.replay_batch) {
+            self.start(Request::MissedEvents(request));
         }
     }
 

@@ -47,15 +47,11 @@ impl Upstream {
                 }
             }
             Reply::CaughtUp(group, provider, replay) => self.tracker.on_caught_up(group, &provider, replay),
-            Reply::MissedEvents(key, replays) => {
-                for (want, replay) in replays {
-                    self.resumes.on_replay(key, want.provider, replay);
-                }
-            }
+            Reply::MissedEvents(request, replays) => self.resumes.on_events(request, replays),
             Reply::Departures(group, departures) => {
                 self.resumes.on_departures(group, Some(departures), &mut self.tracker);
             }
-            Reply::ResumeRevision(key, rev) => self.resumes.on_store_revision(key, rev),
+            Reply::ResumeRevision(rev) => self.resumes.on_store_revision(rev),
             Reply::ConfirmRestore { store, seen } => return self.judge_restore(store, seen),
             Reply::Compared(digests, comparison) => self.on_compared(&digests, comparison),
         }

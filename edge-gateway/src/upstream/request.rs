@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bus::Messages;
 use follow::reply::{InterestReply, TopicReplay, Want};
+use follow::resume::EventsRequest;
 use follow::suspicion::Confirmation;
 use follow::tracker::{Departures, Digests};
 use futures_util::StreamExt as _;
@@ -41,11 +42,11 @@ pub(super) enum Request {
     /// Request older events for one group.
     CatchUp(GroupId, Want),
     /// Request the events that resuming sessions missed.
-    MissedEvents(ResumeKey, Vec<Want>),
+    MissedEvents(EventsRequest<ResumeKey>),
     /// Request the departures from a group's interest.
     Departures { group: GroupId, selector: Selector, since: Revision },
     /// Request the store's revision for resuming sessions.
-    ResumeRevision(ResumeKey),
+    ResumeRevision,
     /// Request the store's revision and incarnation because bookmarks stay behind `seen`, the highest
     /// revision at that time, or tell of another incarnation.
     ConfirmRestore { seen: Revision },
@@ -60,9 +61,9 @@ pub(super) enum Reply {
     TopicsOpened(Vec<(Want, Messages, TopicReplay)>),
     Replay(Vec<(Want, TopicReplay)>),
     CaughtUp(GroupId, ServiceRef, TopicReplay),
-    MissedEvents(ResumeKey, Vec<(Want, TopicReplay)>),
+    MissedEvents(EventsRequest<ResumeKey>, Vec<TopicReplay>),
     Departures(GroupId, Departures),
-    ResumeRevision(ResumeKey, Revision),
+    ResumeRevision(Revision),
     ConfirmRestore { store: Result<Confirmation, RequestError>, seen: Revision },
     Compared(Digests, Result<Comparison, RequestError>),
 }
@@ -169,14 +170,14 @@ async fn run(request: Request, resources: Resources) -> Reply {
             let replays = requester.replay(std::slice::from_ref(&want)).await;
             Reply::CaughtUp(group, want.provider, replays.into_iter().next().unwrap_or_default())
         }
-        Request::MissedEvents(key, wants) => {
-            let replays = requester.replay(&wants).await;
-            Reply::MissedEvents(key, wants.into_iter().zip(replays).collect())
+        Request::MissedEvents(request) => {
+            let replays = requester.replay(request.wants()).await;
+            Reply::MissedEvents(request, replays)
         }
         Request::Departures { group, selector, since } => {
             Reply::Departures(group, requester.departures(&selector, since, batch).await)
         }
-        Request::ResumeRevision(key) => Reply::ResumeRevision(key, requester.store_revision().await),
+        Request::ResumeRevision => Reply::ResumeRevision(requester.store_revision().await),
         Request::ConfirmRestore { seen } => {
             Reply::ConfirmRestore { store: requester.try_confirm().await, seen }
         }

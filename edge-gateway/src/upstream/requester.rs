@@ -1,8 +1,12 @@
 //! Requests to the control plane, made again until one is answered.
 //!
 //! Any replica may reply. A request that one replica does not answer soon is sent to all of them. A replica that
-//! is behind, or cannot reply, says so in `error`; then the request is made again after a growing pause. A reply that is incomplete or cannot be decoded counts as none. The
-//! caller bounds the number of requests; the bus bounds the size of each part of a reply.
+//! is behind, or cannot reply, says so in `error`; then the request is made again after a growing pause. A reply that
+//! is incomplete or cannot be decoded counts as none. The bus bounds the size of each part of a reply.
+//!
+//! Of the requests that watches cause, a bounded number is under way at once. The others wait here: replicas that get
+//! more than they answer within the timeout would work for requests that are made again already. Requests for reads of
+//! the registry do not wait behind them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +27,7 @@ use proto::event::v1 as pb;
 use shared::backoff::Backoff;
 use shared::model::{Incarnation, Revision};
 use shared::subject;
+use tokio::sync::Semaphore;
 use tracing::debug;
 
 use crate::hedge::Hedge;
@@ -36,6 +41,24 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// The wait for a replica that has the complete history. A busy replica replies within it; when no replica
 /// has the history, it comes on top of the first reply.
 const HISTORY_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// The attempts for an interest or for departures that are under way at once. They take some milliseconds each, so this is
+/// enough for tens of thousands of watches a second.
+const INTERESTS_AT_ONCE: usize = 128;
+/// The attempts for replays that are under way at once: as many as one replica works on.
+const REPLAYS_AT_ONCE: usize = 64;
+
+/// The attempts that may be under way at once.
+pub(super) struct Lanes {
+    interests: Semaphore,
+    replays: Semaphore,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { interests: Semaphore::new(INTERESTS_AT_ONCE), replays: Semaphore::new(REPLAYS_AT_ONCE) }
+    }
+}
 
 /// The reason for which an attempt failed.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +98,7 @@ pub(super) struct Requester {
     pub(super) incarnation: Arc<Mutex<Option<Incarnation>>>,
     /// Sends requests that are not answered soon to all replicas.
     pub(super) hedge: Arc<Hedge>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) metrics: UpstreamMetrics,
 }
 
@@ -229,6 +253,8 @@ impl Requester {
     }
 
     async fn interest_parts(&self, request: &pb::InterestRequest) -> Result<InterestParts, RequestError> {
+        // The semaphore is never closed, so this is always a permit; likewise below.
+        let _turn = self.lanes.interests.acquire().await;
         let mut messages = self.send(subject::RPC_INTEREST, request).await?;
         let mut parts = InterestParts::default();
         while parts.add(&next_part(&mut messages).await?.payload)? == Progress::MoreParts {}
@@ -239,6 +265,7 @@ impl Requester {
     /// that started a moment ago knows the state and not how it came about; then those that know more are
     /// asked.
     async fn try_replay(&self, wants: &[Want], rev: Revision) -> Result<Vec<TopicReplay>, RequestError> {
+        let _turn = self.lanes.replays.acquire().await;
         let min_rev = self.seen().max(rev);
         let messages = self.send(subject::RPC_REPLAY, &self.replay_request(wants, min_rev)).await?;
         let mut replays = read_replays(messages, wants).await?;

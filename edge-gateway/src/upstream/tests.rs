@@ -21,6 +21,8 @@ use crate::fanout::ToShard;
 use crate::push::Encoding;
 use crate::watch::{Full, Selector};
 
+mod storm;
+
 /// A bus on which the first request to each of some subjects panics.
 struct PanickingBus {
     inner: LocalBus,
@@ -176,6 +178,7 @@ async fn a_comparison_lasts_until_its_last_request_ends() {
         seen: Arc::default(),
         incarnation: Arc::default(),
         hedge: Arc::new(Hedge::new(UpstreamMetrics::none())),
+        lanes: Arc::default(),
         metrics: UpstreamMetrics::none(),
     };
     let resources = Resources { requester, replays: Arc::new(Semaphore::new(1)), batch: 1 };

@@ -7,9 +7,10 @@ use shared::event::Position;
 use shared::model::{Instance, Revision, ServiceKey, ServiceRef};
 
 use super::departures::DepartureEvents;
+use super::missed::MissedEvents;
 use super::repair::request_replay;
 use super::{Group, Slot, Tracker};
-use crate::reply::{TopicReplay, Want};
+use crate::reply::Want;
 use crate::topic::{Member, Topic};
 use crate::{Cause, GroupId, Push};
 
@@ -101,7 +102,7 @@ impl Tracker {
         &self,
         id: GroupId,
         point: impl Into<ResumePoint>,
-        replays: &HashMap<ServiceRef, TopicReplay>,
+        replays: &HashMap<ServiceRef, Arc<MissedEvents>>,
     ) -> Option<Result<Preface, Missing>> {
         let ResumePoint { since, anew } = point.into();
         let group = self.groups.get(&id).filter(|group| group.request.is_idle())?;
@@ -180,7 +181,7 @@ fn add_missed(
     topics: &[(&ServiceRef, &Topic)],
     came: &HashSet<&ServiceRef>,
     since: Revision,
-    replays: &HashMap<ServiceRef, TopicReplay>,
+    replays: &HashMap<ServiceRef, Arc<MissedEvents>>,
 ) -> Result<(), Missing> {
     let base = Position::end_of(since);
     let mut wants = Vec::new();
@@ -193,7 +194,7 @@ fn add_missed(
             }
             continue;
         }
-        let replay = replays.get(*provider);
+        let replay = replays.get(*provider).map(|replay| &**replay);
         match events_since(topic, base, replay) {
             Some(events) => preface.events.extend(events),
             None if replay.is_none() => {
@@ -235,13 +236,14 @@ impl Topic {
 }
 
 /// The changes of a topic after `base`: from its own memory, or from a replay and its own memory after that.
-fn events_since(topic: &Topic, base: Position, replay: Option<&TopicReplay>) -> Option<Vec<Arc<Push>>> {
+fn events_since(topic: &Topic, base: Position, replay: Option<&MissedEvents>) -> Option<Vec<Arc<Push>>> {
     if let Some(events) = topic.exact_since(base) {
         return Some(events);
     }
-    let replay = replay.filter(|replay| replay.continuous)?;
-    let later = topic.exact_since(replay.at)?;
+    let replay = replay?;
+    let later = topic.exact_since(replay.complete_to()?)?;
     // Events beyond the topic's position will reach the group, and with it this session.
-    let events = replay.events.iter().filter(|event| event.at > base && event.at <= topic.at());
-    Some(events.map(|event| Arc::new(Push::from_event(topic.id, event))).chain(later).collect())
+    let mut events = replay.between(topic.id, base, topic.at());
+    events.extend(later);
+    Some(events)
 }

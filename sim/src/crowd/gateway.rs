@@ -145,11 +145,7 @@ impl Sim {
             Reply::CaughtUp(group, want, replay) => {
                 self.tracker.on_caught_up(group, &want.provider, replay);
             }
-            Reply::MissedEvents(client, replays) => {
-                for (want, replay) in replays {
-                    self.resumes.on_replay(client, want.provider, replay);
-                }
-            }
+            Reply::MissedEvents(request, replays) => self.resumes.on_events(request, replays),
             Reply::Departures(group, departures) => {
                 self.resumes.on_departures(group, Some(departures), &mut self.tracker);
             }
@@ -162,15 +158,16 @@ impl Sim {
         for client in self.resumes.keys() {
             match self.resumes.step(client, &mut self.tracker) {
                 ResumeStep::Wait => {}
-                ResumeStep::RequestStoreRevision => self.resumes.on_store_revision(client, self.rev),
-                ResumeStep::RequestEvents(wants) => {
-                    self.questions.push((self.tracker.seen(), Question::MissedEvents(client, wants)));
-                }
+                ResumeStep::RequestStoreRevision => self.resumes.on_store_revision(self.rev),
                 ResumeStep::RequestDepartures { group, since } => {
                     self.questions.push((self.tracker.seen(), Question::Departures(group, since)));
                 }
                 ResumeStep::Begin { preface, .. } => self.begin(client, &preface),
             }
+        }
+        let most = self.dice.usize(1..4);
+        while let Some(request) = self.resumes.next_request(most) {
+            self.questions.push((self.tracker.seen(), Question::MissedEvents(request)));
         }
     }
 }

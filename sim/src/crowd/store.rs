@@ -75,8 +75,9 @@ impl Sim {
                 let replay = self.chains.replay(&want, rev);
                 Reply::CaughtUp(group, want, replay)
             }
-            Question::MissedEvents(client, wants) => {
-                Reply::MissedEvents(client, self.chains.replays(wants, rev))
+            Question::MissedEvents(request) => {
+                let replays = request.wants().iter().map(|want| self.chains.replay(want, rev)).collect();
+                Reply::MissedEvents(request, replays)
             }
             Question::Departures(group, since) => {
                 Reply::Departures(group, Departures { since, rev, ..Departures::default() })

@@ -166,10 +166,9 @@ impl Sim {
                 let departures: Option<Departures> = self.departed_events(number, list);
                 self.resumes.on_departures(self.group, departures, &mut self.tracker);
             }
-            Question::MissedEvents(session, wants) => {
-                for (want, replay) in self.replay(number, wants) {
-                    self.resumes.on_replay(session, want.provider, replay);
-                }
+            Question::MissedEvents(request) => {
+                let replays = self.replay(number, request.wants().to_vec());
+                self.resumes.on_events(request, replays.into_iter().map(|(_, replay)| replay).collect());
             }
         }
         self.act();

@@ -76,10 +76,7 @@ impl Sim {
                 ResumeStep::Wait => {}
                 // Any replica reads this from the store itself, whose revision never goes back in this
                 // simulation.
-                ResumeStep::RequestStoreRevision => self.resumes.on_store_revision(session, self.rev),
-                ResumeStep::RequestEvents(wants) => {
-                    self.questions.push((self.tracker.seen(), Question::MissedEvents(session, wants)));
-                }
+                ResumeStep::RequestStoreRevision => self.resumes.on_store_revision(self.rev),
                 ResumeStep::RequestDepartures { since, .. } => {
                     self.questions.push((self.tracker.seen(), Question::Departures(since)));
                 }
@@ -93,6 +90,10 @@ impl Sim {
                     resumed.received = Some(preface.events);
                 }
             }
+        }
+        let most = self.dice.usize(1..4);
+        while let Some(request) = self.resumes.next_request(most) {
+            self.questions.push((self.tracker.seen(), Question::MissedEvents(request)));
         }
     }
 
