@@ -128,27 +128,17 @@ fn missed_events(
     history: &History,
     wants: &[ReplayWant],
 ) -> HashMap<ServiceRef, MissedEvents> {
-    let positions: HashMap<&ServiceRef, Position> =
-        wants.iter().map(|want| (&want.provider, want.since)).collect();
-    let mut found: HashMap<ServiceRef, MissedEvents> =
-        wants.iter().map(|want| (want.provider.clone(), MissedEvents::default())).collect();
-    // One revision earlier than the earliest position: a position may be in the middle of its revision.
-    let oldest = wants.iter().map(|want| want.since.rev.previous()).min().unwrap_or(Revision::ZERO);
-    let since = history.since(
-        oldest,
-        snapshot.revision,
-        |change| matches!(change, Change::Instance(event) if positions.contains_key(&event.provider)),
-    );
+    let mut found: HashMap<ServiceRef, MissedEvents> = HashMap::with_capacity(wants.len());
+    for want in wants {
+        // One revision earlier than the position, which may be in the middle of its revision.
+        let after = want.since.rev.previous();
+        let mut events = history.of_provider(&want.provider, after, snapshot.revision);
+        events.retain(|event| event.at > want.since);
+        found.insert(want.provider.clone(), MissedEvents { events, complete: false });
+    }
     // Read only after the changes: another thread may drop old ones in between, and then they must count as
     // missing.
     let floor = Position::end_of(history.complete_since());
-    for change in since.changes {
-        let Change::Instance(event) = change else { continue };
-        let Some(missed) = found.get_mut(&event.provider) else { continue };
-        if positions.get(&event.provider).is_some_and(|since| event.at > *since) {
-            missed.events.push(event);
-        }
-    }
     for want in wants {
         if let Some(missed) = found.get_mut(&want.provider) {
             // A requester ahead of this snapshot has seen another history: the store was restored from a
@@ -216,7 +206,7 @@ pub fn interest(
     let mut parts = match (&want.of, want.departed_since) {
         (InterestOf::Consumer(consumer), None) => {
             let mut parts = interest_of(snapshot, history, consumer, want.known_at, room);
-            let unchanged_since = departures::unchanged_since(history, consumer, rev);
+            let unchanged_since = history.interest_unchanged_since(consumer, rev);
             parts.iter_mut().for_each(|part| part.unchanged_since = Some(unchanged_since.get()));
             parts
         }

@@ -4,13 +4,13 @@
 //! list that left it, after a revision; each with the revision at which it left last. For a consumer also the
 //! providers that came with instances which it does not know.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use proto::event::v1 as pb;
 use shared::model::{Revision, Scope, ServiceRef};
 
 use super::answer::InterestOf;
-use crate::view::{Change, History};
+use crate::view::History;
 
 /// The departures from one interest.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,16 +44,6 @@ pub fn of(history: &History, interest: &InterestOf, since: Revision, until: Revi
     Departures { providers, came, complete_after: since.max(history.complete_since()) }
 }
 
-/// The most changes that are looked at for the last one of a consumer.
-const LOOKED_AT: usize = 2048;
-
-/// A revision after which the consumer's interest had no change, up to `until`.
-pub fn unchanged_since(history: &History, consumer: &ServiceRef, until: Revision) -> Revision {
-    let consumer = pb::ServiceRef::from(consumer);
-    let is_of_consumer = |change: &Change| matches!(change, Change::Interest(change) if change.consumer.as_ref() == Some(&consumer));
-    history.unchanged_since(until, LOOKED_AT, is_of_consumer)
-}
-
 /// The changes of a consumer's interest in (`since`, `until`]; `None` when the history is too short to tell.
 pub fn changes(
     history: &History,
@@ -80,16 +70,9 @@ fn of_consumer(
     since: Revision,
     until: Revision,
 ) -> ConsumerChanges {
-    let consumer = pb::ServiceRef::from(consumer);
-    let changes = history.since(
-        since,
-        until,
-        |change| matches!(change, Change::Interest(change) if change.consumer.as_ref() == Some(&consumer)),
-    );
     let mut left = BTreeMap::new();
     let mut came = BTreeMap::new();
-    for change in changes.changes {
-        let Change::Interest(change) = change else { continue };
+    for change in history.of_consumer(consumer, since, until) {
         let rev = Revision::new(change.rev);
         for provider in &change.removed {
             // A later departure replaces an earlier one: the client has to follow the provider up to the
@@ -111,33 +94,17 @@ fn of_scope(
     since: Revision,
     until: Revision,
 ) -> BTreeMap<ServiceRef, Revision> {
-    let changes = history.since(since, until, |change| {
-        matches!(change, Change::Services(change)
-            if change.domain == scope.tenant.domain && change.project == scope.tenant.project)
-    });
     let mut departed: BTreeMap<ServiceRef, Revision> = BTreeMap::new();
-    for change in changes.changes {
-        let Change::Services(change) = change else { continue };
+    for change in history.of_tenant(&scope.tenant, since, until) {
         let renamed = change.added.iter().filter_map(|named| renamed_out_of(scope, named));
         for service in change.removed.iter().cloned().chain(renamed) {
             departed.insert(service.into(), Revision::new(change.rev));
         }
     }
-    // One pass for all candidates, because the history has no index by provider.
-    let events = history.since(since, until, |change| {
-        matches!(change, Change::Instance(event)
-            if departed.get(&event.provider).is_some_and(|left_at| event.at.rev <= *left_at)
-                && scope.matches(&event.key))
+    departed.retain(|service, left_at| {
+        let events = history.of_provider(service, since, until.min(*left_at));
+        events.iter().any(|event| scope.matches(&event.key))
     });
-    let announced: HashSet<&ServiceRef> = events
-        .changes
-        .iter()
-        .filter_map(|change| match change {
-            Change::Instance(event) => Some(&event.provider),
-            Change::Interest(_) | Change::Services(_) => None,
-        })
-        .collect();
-    departed.retain(|service, _| announced.contains(service));
     departed
 }
 
@@ -155,6 +122,7 @@ mod tests {
     use shared::model::{Instance, ServiceKey, Tenant};
 
     use super::*;
+    use crate::view::Change;
 
     fn service(id: &str) -> ServiceRef {
         ServiceRef::new(Tenant::default(), id)

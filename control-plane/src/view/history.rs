@@ -5,13 +5,18 @@
 //! [`History::since`] reports when some of the requested ones have gone.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use prost::Message as _;
 use proto::event::v1 as pb;
 use shared::event::InstanceEvent;
-use shared::model::Revision;
+use shared::model::{Revision, ServiceRef, Tenant};
+
+mod index;
+
+use index::Index;
 
 /// A change that is published to gateways.
 ///
@@ -47,7 +52,7 @@ impl Change {
     }
 }
 
-/// The approximate size of a change beside its texts: allocations, counters, positions.
+/// The approximate size of a change beside its texts: allocations, counters, positions, its place in the index.
 const OVERHEAD: usize = 256;
 
 /// The approximate size of a change in memory. Texts that changes share are counted with each of them, so
@@ -59,7 +64,7 @@ fn size(change: &Change) -> usize {
             let endpoints: usize = instance.endpoints.iter().map(|endpoint| endpoint.len() + 32).sum();
             let properties: usize =
                 instance.properties.iter().map(|(key, value)| key.len() + value.len() + 64).sum();
-            2 * OVERHEAD + endpoints + properties
+            2 * OVERHEAD + endpoints + properties + event.provider.id.len()
         }
         Change::Interest(change) => OVERHEAD + 2 * change.encoded_len(),
         Change::Services(change) => OVERHEAD + 2 * change.encoded_len(),
@@ -79,7 +84,38 @@ struct HistoryState {
     /// Every change after this revision is in `changes`.
     complete_since: Revision,
     changes: VecDeque<Change>,
+    /// The number of changes that have been dropped: the number of the first one in `changes`.
+    dropped: u64,
+    index: Index,
     bytes: usize,
+}
+
+impl HistoryState {
+    fn push(&mut self, change: Change) {
+        self.bytes += size(&change);
+        self.index.add(self.dropped + self.changes.len() as u64, &change);
+        self.changes.push_back(change);
+    }
+
+    /// Drops the oldest change, if it is of this revision.
+    fn drop_oldest_of(&mut self, rev: Revision) -> bool {
+        let Some(change) = self.changes.pop_front_if(|change| change.rev() == rev) else { return false };
+        self.bytes -= size(&change);
+        self.index.remove_oldest(&change);
+        self.dropped += 1;
+        true
+    }
+
+    /// The numbers of the changes in (`rev`, `until`].
+    fn numbers(&self, rev: Revision, until: Revision) -> Range<u64> {
+        // Changes are in order of revision, so both ends are found without a scan.
+        let after = |rev: Revision| self.changes.partition_point(|change| change.rev() <= rev) as u64;
+        self.dropped + after(rev)..self.dropped + after(until)
+    }
+
+    fn get(&self, number: u64) -> Option<&Change> {
+        self.changes.get(usize::try_from(number.checked_sub(self.dropped)?).ok()?)
+    }
 }
 
 /// The changes after a revision.
@@ -114,17 +150,14 @@ impl History {
     /// Empties the history. From now on it is complete only after `rev`.
     pub(super) fn restart(&self, rev: Revision) {
         let mut state = self.state.write();
-        state.changes.clear();
-        state.bytes = 0;
-        state.complete_since = rev;
+        *state = HistoryState { complete_since: rev, ..HistoryState::default() };
     }
 
     /// Adds the changes of one revision, and drops the oldest revisions when there is too much.
     pub(super) fn extend(&self, changes: impl IntoIterator<Item = Change>) {
         let mut state = self.state.write();
         for change in changes {
-            state.bytes += size(&change);
-            state.changes.push_back(change);
+            state.push(change);
         }
         let newest = state.changes.back().map(Change::rev);
         while state.changes.len() > self.capacity || state.bytes > self.byte_limit {
@@ -134,9 +167,7 @@ impl History {
             if Some(rev) == newest && state.changes.len() <= self.capacity {
                 break;
             }
-            while let Some(change) = state.changes.pop_front_if(|change| change.rev() == rev) {
-                state.bytes -= size(&change);
-            }
+            while state.drop_oldest_of(rev) {}
             state.complete_since = rev;
         }
     }
@@ -154,24 +185,54 @@ impl History {
         }
     }
 
-    /// A revision after which, up to `until`, no change is `wanted`: that of the last one, or the one before
-    /// the oldest of `most` changes that are looked at.
-    pub fn unchanged_since(
+    /// The changes of a provider's instances in (`rev`, `until`], oldest first.
+    pub fn of_provider(
         &self,
+        provider: &ServiceRef,
+        rev: Revision,
         until: Revision,
-        most: usize,
-        wanted: impl Fn(&Change) -> bool,
-    ) -> Revision {
+    ) -> Vec<Arc<InstanceEvent>> {
         let state = self.state.read();
-        let end = state.changes.partition_point(|change| change.rev() <= until);
-        let start = end.saturating_sub(most);
-        let last = state.changes.range(start..end).rev().find(|change| wanted(change));
-        match last {
-            Some(change) => change.rev(),
-            None if start == 0 => state.complete_since,
-            // Others of the same revision may stand before it.
-            None => state.changes[start].rev(),
-        }
+        let numbers = state.index.of_provider(provider, state.numbers(rev, until));
+        let event = |number| match state.get(number) {
+            Some(Change::Instance(event)) => Some(event.clone()),
+            _ => None,
+        };
+        numbers.filter_map(event).collect()
+    }
+
+    /// The changes of a consumer's interest in (`rev`, `until`], oldest first.
+    pub fn of_consumer(
+        &self,
+        consumer: &ServiceRef,
+        rev: Revision,
+        until: Revision,
+    ) -> Vec<Arc<pb::InterestChange>> {
+        let state = self.state.read();
+        let numbers = state.index.of_consumer(consumer, state.numbers(rev, until));
+        let change = |number| match state.get(number) {
+            Some(Change::Interest(change)) => Some(change.clone()),
+            _ => None,
+        };
+        numbers.filter_map(change).collect()
+    }
+
+    /// The changes of a tenant's services in (`rev`, `until`], oldest first.
+    pub fn of_tenant(&self, tenant: &Tenant, rev: Revision, until: Revision) -> Vec<Arc<pb::ServicesChange>> {
+        let state = self.state.read();
+        let numbers = state.index.of_tenant(tenant, state.numbers(rev, until));
+        let change = |number| match state.get(number) {
+            Some(Change::Services(change)) => Some(change.clone()),
+            _ => None,
+        };
+        numbers.filter_map(change).collect()
+    }
+
+    /// A revision after which, up to `until`, the consumer's interest has no change.
+    pub fn interest_unchanged_since(&self, consumer: &ServiceRef, until: Revision) -> Revision {
+        let state = self.state.read();
+        let last = state.index.of_consumer(consumer, state.numbers(Revision::ZERO, until)).next_back();
+        last.and_then(|number| state.get(number)).map_or(state.complete_since, Change::rev)
     }
 
     /// True when there is a change after `rev`.
@@ -261,5 +322,97 @@ mod tests {
         history.extend((2..8).map(change));
         let some = history.since(3.into(), 5.into(), |change| change.rev() != 4.into());
         assert_eq!(some.changes.iter().map(|change| change.rev().get()).collect::<Vec<_>>(), [5]);
+    }
+
+    fn service(number: u64) -> ServiceRef {
+        ServiceRef::new(
+            Tenant { domain: format!("d{}", number % 2), ..Tenant::default() },
+            format!("s{number}"),
+        )
+    }
+
+    fn any_change(rev: u64, dice: &mut fastrand::Rng) -> Change {
+        let service = service(dice.u64(0..5));
+        match dice.u8(0..3) {
+            0 => Change::Instance(Arc::new(InstanceEvent {
+                provider: service,
+                at: Position::first_of(rev.into()),
+                prev: Position::default(),
+                action: Action::Update,
+                key: Arc::default(),
+                instance: Arc::default(),
+                mod_rev: rev.into(),
+                committed_at: 0,
+                via: Via::default(),
+            })),
+            1 => Change::Interest(Arc::new(pb::InterestChange {
+                consumer: Some((&service).into()),
+                rev,
+                ..Default::default()
+            })),
+            _ => Change::Services(Arc::new(pb::ServicesChange {
+                domain: service.tenant.domain,
+                project: service.tenant.project,
+                rev,
+                ..Default::default()
+            })),
+        }
+    }
+
+    #[test]
+    fn the_index_finds_what_a_look_at_every_change_finds() {
+        let mut dice = fastrand::Rng::with_seed(7);
+        let history = History::new(50);
+        let mut rev = 1;
+        history.restart(rev.into());
+        for round in 0..3000 {
+            if dice.u32(0..300) == 0 {
+                history.restart(rev.into());
+            }
+            rev += 1;
+            history.extend((0..dice.usize(1..4)).map(|_| any_change(rev, &mut dice)).collect::<Vec<_>>());
+            let since = Revision::new(rev.saturating_sub(dice.u64(0..70)));
+            let until = Revision::new(rev.saturating_sub(dice.u64(0..70)));
+            let service = service(dice.u64(0..5));
+            let of_service = pb::ServiceRef::from(&service);
+            let changes = history.since(since, until, |_| true).changes;
+            let mut events = Vec::new();
+            let mut interests = Vec::new();
+            let mut services = Vec::new();
+            for change in changes {
+                match change {
+                    Change::Instance(event) if event.provider == service => events.push(event),
+                    Change::Interest(change) if change.consumer.as_ref() == Some(&of_service) => {
+                        interests.push(change)
+                    }
+                    Change::Services(change) if change.domain == service.tenant.domain => {
+                        services.push(change)
+                    }
+                    _ => {}
+                }
+            }
+            let context = format!("round {round}: after {since} until {until}");
+            let found = history.of_provider(&service, since, until);
+            assert_eq!(
+                found.iter().map(|event| event.at).collect::<Vec<_>>(),
+                events.iter().map(|event| event.at).collect::<Vec<_>>(),
+                "{context}"
+            );
+            assert_eq!(history.of_consumer(&service, since, until), interests, "{context}");
+            assert_eq!(history.of_tenant(&service.tenant, since, until), services, "{context}");
+            let unchanged_since = history.interest_unchanged_since(&service, until);
+            assert!(history.of_consumer(&service, unchanged_since, until).is_empty(), "{context}");
+        }
+        history.restart(rev.into());
+        assert!(history.state.read().index.is_empty());
+    }
+
+    #[test]
+    fn the_index_keeps_nothing_of_what_was_dropped() {
+        let mut dice = fastrand::Rng::with_seed(7);
+        let history = History::new(1);
+        (1..500).for_each(|rev| history.extend([any_change(rev, &mut dice)]));
+        history.state.write().drop_oldest_of(499.into());
+        assert!(history.state.read().index.is_empty() && history.bytes() == 0);
     }
 }
