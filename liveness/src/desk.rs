@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, Message};
+use bus::{Bus, BusError, Message};
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -174,10 +174,94 @@ impl Desk {
     }
 }
 
+/// Sends reports until the bus takes none: each of the others would wait as long as that one. What is not sent is
+/// reported again.
 async fn send(bus: &dyn Bus, reports: Vec<Report>) {
     for report in reports {
         let message = Message::new(subject::BEATS_REPORT, report.encode().encode_to_vec());
-        // A report that is lost is sent again.
-        let _ = bus.publish(message).await;
+        match bus.publish(message).await {
+            // A report that the bus refuses says nothing about the others.
+            Ok(()) | Err(BusError::Refused(_)) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use bus::{Link, LocalBus, Messages};
+    use tokio::sync::watch;
+
+    use super::*;
+
+    /// A bus that fails to take any message.
+    struct FailingBus {
+        inner: LocalBus,
+        failure: fn() -> BusError,
+        tried: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Bus for FailingBus {
+        async fn publish(&self, _message: Message) -> Result<(), BusError> {
+            self.tried.fetch_add(1, Ordering::Relaxed);
+            Err((self.failure)())
+        }
+
+        async fn flush(&self) -> Result<(), BusError> {
+            self.inner.flush().await
+        }
+
+        async fn subscribe(&self, subject: &str) -> Result<Messages, BusError> {
+            self.inner.subscribe(subject).await
+        }
+
+        async fn serve(&self, subject: &str, group: &str) -> Result<Messages, BusError> {
+            self.inner.serve(subject, group).await
+        }
+
+        async fn request(&self, message: Message, timeout: Duration) -> Result<Messages, BusError> {
+            self.inner.request(message, timeout).await
+        }
+
+        fn link(&self) -> watch::Receiver<Link> {
+            self.inner.link()
+        }
+
+        fn max_payload(&self) -> usize {
+            self.inner.max_payload()
+        }
+    }
+
+    fn report(number: u64) -> Report {
+        Report {
+            reporter: ReporterId(1),
+            number,
+            from: 1,
+            epoch: 1,
+            tick: 1,
+            is_last: false,
+            beats: Vec::new(),
+        }
+    }
+
+    /// The number of three reports that were handed to a bus with this failure.
+    async fn tried(failure: fn() -> BusError) -> usize {
+        let bus = FailingBus { inner: LocalBus::new(), failure, tried: AtomicUsize::new(0) };
+        send(&bus, vec![report(1), report(2), report(3)]).await;
+        bus.tried.into_inner()
+    }
+
+    #[tokio::test]
+    async fn reports_do_not_wait_in_turn_for_a_bus_that_takes_nothing() {
+        assert_eq!(tried(|| BusError::Disconnected).await, 1);
+        assert_eq!(
+            tried(|| BusError::Refused("too large".to_owned())).await,
+            3,
+            "the next one may be smaller"
+        );
     }
 }
