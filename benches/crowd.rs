@@ -135,13 +135,14 @@ impl Crowd {
         self.call(&format!("open {to} {count} 0 false {consumer} {}", tokens.join(" "))).map(drop)
     }
 
-    /// Opens `count` WebSocket watches of a consumer that learn their position, and resume from it when
-    /// they are opened again. Gives the seconds that it took.
+    /// Opens `count` WebSocket watches, over these consumers in turn, that learn their position, and resume from it
+    /// when they are opened again. Gives the seconds that it took.
     ///
     /// # Errors
     /// When one is refused.
-    pub fn open_resumable(&mut self, to: SocketAddr, consumer: &str, count: usize) -> Result<f64> {
-        let answer = self.call(&format!("open {to} {count} 0 true {consumer}"))?;
+    pub fn open_resumable(&mut self, to: SocketAddr, consumers: &[String], count: usize) -> Result<f64> {
+        let ids = consumers.join(",");
+        let answer = self.call(&format!("open {to} {count} 0 true {ids}"))?;
         answer["seconds"].as_f64().context("seconds")
     }
 
@@ -175,7 +176,15 @@ impl Crowd {
         self.call(&format!("xds {to} {variant} {connections} {each} {name}")).map(drop)
     }
 
-    /// Ends all WebSocket watches at once and opens them again. Gives the seconds until all are open.
+    /// Ends all WebSocket watches at once.
+    ///
+    /// # Errors
+    /// When the child has ended.
+    pub fn close(&mut self) -> Result<()> {
+        self.call("close").map(drop)
+    }
+
+    /// Ends all WebSocket watches at once, if they are open, and opens them again. Gives the seconds until all are open.
     ///
     /// # Errors
     /// When one is refused.

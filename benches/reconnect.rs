@@ -83,7 +83,7 @@ async fn run(watchers: usize) -> Result<()> {
     tokio::time::sleep(SETTLE).await;
 
     let mut crowd = Crowd::start()?;
-    let opened = timed(&stage, || crowd.open_resumable(gateway, &consumer, watchers))?;
+    let opened = timed(&stage, || crowd.open_resumable(gateway, std::slice::from_ref(&consumer), watchers))?;
     provider.change(&stage.registry).await;
     crowd.collect(watchers as u64, PATIENCE)?.check(watchers as u64)?;
     row("first time, to resume", &opened, [None; 4]);

@@ -106,12 +106,14 @@ impl Crowd {
                 self.memories.resize_with(count, Rc::default);
                 self.open().await
             }
+            ["close"] => {
+                self.close().await;
+                Ok(json!({}))
+            }
             ["reopen"] => {
-                self.watchers.abort_all();
                 // All connections must be closed before the first one is opened again: the server is to lose
                 // a whole crowd at once.
-                while self.watchers.join_next().await.is_some() {}
-                self.memories.iter().for_each(|memory| memory.borrow_mut().resume());
+                self.close().await;
                 self.open().await
             }
             ["grpc", to, connections, each, consumer] => {
@@ -157,6 +159,12 @@ impl Crowd {
     /// The number of WebSocket watchers that have this change or a later one.
     fn reached(&self, provider: u32, seq: u64) -> usize {
         self.memories.iter().filter(|memory| memory.borrow().has(provider, seq)).count()
+    }
+
+    async fn close(&mut self) {
+        self.watchers.abort_all();
+        while self.watchers.join_next().await.is_some() {}
+        self.memories.iter().for_each(|memory| memory.borrow_mut().resume());
     }
 
     async fn open(&mut self) -> Result<Value> {

@@ -83,7 +83,8 @@ impl Seen {
     /// A watcher got a text frame. Frames without a stamp are not of this measurement.
     pub(super) fn note(&mut self, payload: &[u8], memory: &mut Memory) {
         if let Some(since) = frames::since(payload) {
-            memory.since = since;
+            // A text that confirms nothing says zero.
+            memory.since = memory.since.max(since);
         }
         let Some(stamp) = Stamp::find(payload).and_then(|at| Stamp::read(payload, at)) else { return };
         if frames::is_reset(payload) {

@@ -11,7 +11,7 @@ use crate::run::{cargo, root, run};
 use crate::servers;
 
 /// Every bench, with arguments that keep it to a few minutes, in the order in which data passes the parts.
-pub const BENCHES: [(&str, &[&str]); 18] = [
+pub const BENCHES: [(&str, &[&str]); 19] = [
     ("store", &[]),
     ("registry", &[]),
     ("publish", &[]),
@@ -22,6 +22,7 @@ pub const BENCHES: [(&str, &[&str]); 18] = [
     ("slow", &[]),
     ("idle", &[]),
     ("reconnect", &[]),
+    ("away", &[]),
     ("seed", &["2500", "500"]),
     ("edge", &[]),
     ("access", &[]),
